@@ -1,0 +1,384 @@
+//! The unit of everything below the byte level: a block of 512 KiB, its place, its digest.
+//!
+//! This module owns [`BLOCK_SIZE`] and is the only one that computes with it. It promises that a [`Block`] is
+//! whole and that its digest is the SHA-256 of its bytes: there is no way to make one otherwise. It does no I/O.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+
+mod set;
+
+pub use set::BlockSet;
+
+/// Bytes in a block. The service knows no other size.
+pub const BLOCK_SIZE: usize = 512 * 1024;
+/// The same for offsets in a volume.
+const BLOCK_BYTES: u64 = 512 * 1024;
+/// Blocks in the largest volume, 64 TiB.
+pub const MAX_BLOCKS: u32 = 1 << 27;
+
+/// The place of a block in a volume, counted in blocks from 0.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BlockIndex(u32);
+
+impl BlockIndex {
+    /// The first block.
+    pub const ZERO: Self = Self(0);
+
+    /// Index `index`. Whether a volume reaches so far is the volume's to say.
+    pub const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
+    /// The block that holds byte `offset`; offsets past 64 TiB give [`MAX_BLOCKS`], which no volume has.
+    pub fn containing(offset: u64) -> Self {
+        Self(u32::try_from(offset / BLOCK_BYTES).map_or(MAX_BLOCKS, |index| index.min(MAX_BLOCKS)))
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Offset of its first byte.
+    pub fn start(self) -> u64 {
+        u64::from(self.0) * BLOCK_BYTES
+    }
+
+    /// Offset of the byte after its last.
+    pub fn end(self) -> u64 {
+        self.start() + BLOCK_BYTES
+    }
+}
+
+impl fmt::Display for BlockIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Bytes in `count` blocks.
+pub fn bytes_of(count: u64) -> u64 {
+    count * BLOCK_BYTES
+}
+
+/// Blocks needed for `bytes` bytes.
+pub fn blocks_for(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK_BYTES)
+}
+
+/// One block's part of a byte range, as [`pieces`] cuts it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Piece {
+    /// The block.
+    pub index: BlockIndex,
+    /// Which of its bytes.
+    pub within: Range<usize>,
+    /// Where they stand in the caller's buffer.
+    pub at: Range<usize>,
+}
+
+/// Cuts `len` bytes from `offset` into the parts that each block holds, in order.
+///
+/// The range has been checked against the volume before: this cannot fail.
+pub fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let left = len.checked_sub(done).filter(|left| *left > 0)?;
+        let position = offset + u64::try_from(done).ok()?;
+        let from = usize::try_from(position % BLOCK_BYTES).ok()?;
+        let take = left.min(BLOCK_SIZE - from);
+        let piece = Piece {
+            index: BlockIndex::containing(position),
+            within: from..from + take,
+            at: done..done + take,
+        };
+        done += take;
+        Some(piece)
+    })
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Bytes in a digest.
+    pub const LEN: usize = 32;
+    /// The digest of a block of zeros.
+    pub const ZERO_BLOCK: Self = Self([
+        0x07, 0x85, 0x4d, 0x2f, 0xef, 0x29, 0x7a, 0x06, 0xba, 0x81, 0x68, 0x5e, 0x66, 0x0c, 0x33,
+        0x2d, 0xe3, 0x6d, 0x5d, 0x18, 0xd5, 0x46, 0x92, 0x7d, 0x30, 0xda, 0xad, 0x6d, 0x7f, 0xda,
+        0x15, 0x41,
+    ]);
+
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// A digest read from where it was stored.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// As the service writes it.
+    pub fn to_base64(&self) -> String {
+        BASE64_STANDARD.encode(self.0)
+    }
+
+    /// Reads the service's form; `Invalid` unless it is 32 bytes of base64.
+    pub fn from_base64(text: &str) -> Result<Self> {
+        BASE64_STANDARD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{text:?} is no base64 SHA-256")))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    /// 64 lower-case hexadecimal digits, the form of [`Display`](fmt::Display).
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || Error::new(ErrorKind::Invalid, format!("{text:?} is no SHA-256"));
+        let digits = text.as_bytes();
+        if digits.len() != 2 * Self::LEN
+            || !digits
+                .iter()
+                .all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return Err(invalid());
+        }
+        let mut bytes = [0; Self::LEN];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| invalid())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// The digest of bytes that come in pieces. The checksum of a whole snapshot (`LINEAR`) is one over digests.
+#[derive(Clone, Debug, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was added.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+/// A block's contents: 512 KiB whose digest is known to be true. Cloning shares the bytes.
+#[derive(Clone)]
+pub enum Block {
+    /// All zeros. Takes no memory.
+    Zero,
+    /// Anything else.
+    Data(Verified),
+}
+
+/// Bytes that were hashed. Only [`Block`]'s constructors make one.
+#[derive(Clone)]
+pub struct Verified {
+    digest: Digest,
+    bytes: Arc<Vec<u8>>,
+}
+
+static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+impl Block {
+    /// Bytes from outside with the digest they were promised to have.
+    ///
+    /// `Corrupt` if they are not 512 KiB or hash to something else.
+    pub fn verify(bytes: Vec<u8>, expected: &Digest) -> Result<Self> {
+        let block = Self::seal(bytes).map_err(|e| Error::new(ErrorKind::Corrupt, e.to_string()))?;
+        let actual = block.digest();
+        if actual != *expected {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("checksum is {actual}, expected {expected}"),
+            ));
+        }
+        Ok(block)
+    }
+
+    /// Bytes that originate here: the digest is whatever they hash to. `Invalid` if they are not 512 KiB.
+    pub fn seal(bytes: Vec<u8>) -> Result<Self> {
+        if bytes.len() != BLOCK_SIZE {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{} bytes where a block has {BLOCK_SIZE}", bytes.len()),
+            ));
+        }
+        // The comparison ends at the first byte that is not zero, so data pays nothing, and zeros are not hashed.
+        if bytes == ZEROS {
+            return Ok(Self::Zero);
+        }
+        let digest = Digest::of(&bytes);
+        Ok(Self::Data(Verified {
+            digest,
+            bytes: Arc::new(bytes),
+        }))
+    }
+
+    /// The SHA-256 of its bytes.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Zero => Digest::ZERO_BLOCK,
+            Self::Data(data) => data.digest,
+        }
+    }
+
+    /// All 512 KiB.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Zero => &ZEROS,
+            Self::Data(data) => &data.bytes,
+        }
+    }
+}
+
+impl PartialEq for Block {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
+}
+
+impl Eq for Block {}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({})", self.digest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_zeros_is_the_one_the_service_names() {
+        assert_eq!(Digest::of(&ZEROS), Digest::ZERO_BLOCK);
+        assert_eq!(
+            Digest::ZERO_BLOCK.to_base64(),
+            "B4VNL+8pega6gWheZgwzLeNtXRjVRpJ9MNqtbX/aFUE="
+        );
+    }
+
+    #[test]
+    fn digests_survive_both_of_their_spellings() {
+        let digest = Digest::of(b"abc");
+        assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        assert_eq!(Digest::from_base64(&digest.to_base64()).unwrap(), digest);
+        for bad in [
+            "",
+            "07",
+            &"G".repeat(64),
+            &"A".repeat(64),
+            &digest.to_string()[1..],
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+        assert!(Digest::from_base64("QUJD").is_err());
+    }
+
+    #[test]
+    fn a_flipped_bit_or_a_missing_byte_makes_no_block() {
+        let mut bytes = vec![7; BLOCK_SIZE];
+        let digest = Digest::of(&bytes);
+        assert_eq!(
+            Block::verify(bytes.clone(), &digest).unwrap().bytes(),
+            bytes
+        );
+        bytes[4711] ^= 1;
+        assert_eq!(
+            Block::verify(bytes.clone(), &digest).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+        bytes.pop();
+        assert_eq!(
+            Block::verify(bytes, &digest).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+        assert!(Block::verify(ZEROS.to_vec(), &digest).is_err());
+    }
+
+    #[test]
+    fn zeros_become_the_zero_block_without_memory() {
+        assert!(matches!(Block::seal(ZEROS.to_vec()).unwrap(), Block::Zero));
+        let mut last = ZEROS.to_vec();
+        last[BLOCK_SIZE - 1] = 1;
+        assert!(matches!(Block::seal(last).unwrap(), Block::Data(_)));
+    }
+
+    #[test]
+    fn pieces_cover_the_range_once_and_in_order() {
+        assert_eq!(pieces(5, 0).count(), 0);
+        let cut: Vec<_> = pieces(BLOCK_BYTES - 1, BLOCK_SIZE + 2).collect();
+        assert_eq!(cut.len(), 3);
+        assert_eq!(
+            cut[0],
+            Piece {
+                index: BlockIndex(0),
+                within: BLOCK_SIZE - 1..BLOCK_SIZE,
+                at: 0..1
+            }
+        );
+        assert_eq!(
+            cut[1],
+            Piece {
+                index: BlockIndex(1),
+                within: 0..BLOCK_SIZE,
+                at: 1..BLOCK_SIZE + 1
+            }
+        );
+        assert_eq!(
+            cut[2],
+            Piece {
+                index: BlockIndex(2),
+                within: 0..1,
+                at: BLOCK_SIZE + 1..BLOCK_SIZE + 2
+            }
+        );
+    }
+
+    #[test]
+    fn an_offset_past_every_volume_has_an_index_past_every_volume() {
+        assert_eq!(BlockIndex::containing(u64::MAX).get(), MAX_BLOCKS);
+        assert_eq!(BlockIndex::containing(BLOCK_BYTES).get(), 1);
+    }
+}

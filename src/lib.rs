@@ -1,0 +1,6 @@
+//! ebsfs
+pub mod block;
+pub mod error;
+pub mod read_at;
+pub mod snapshot;
+pub mod store;

@@ -1,0 +1,67 @@
+//! Bytes by offset: the level on which a disk, a partition and an image file look alike.
+//!
+//! Synchronous on purpose: file-system libraries and partition tables are, and tests stay simple. Where the
+//! bytes come from the network, a call waits; it must then not be made on a worker of the async runtime.
+
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What lies at an offset, and how far it reaches.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Extent {
+    /// Data up to `end`; some of it may still be zeros.
+    Data {
+        /// Offset of the byte after it.
+        end: u64,
+    },
+    /// Zeros that take no room, up to `end`.
+    Hole {
+        /// Offset of the byte after it.
+        end: u64,
+    },
+}
+
+impl Extent {
+    /// Offset of the byte after it.
+    pub fn end(self) -> u64 {
+        match self {
+            Self::Data { end } | Self::Hole { end } => end,
+        }
+    }
+}
+
+/// A fixed number of bytes that can be read anywhere.
+///
+/// Ranges past [`size`](Self::size) are `Invalid`; a read fills the whole buffer or fails.
+pub trait ReadAt: Send + Sync {
+    /// Bytes in all; never changes.
+    fn size(&self) -> u64;
+
+    /// Reads if that needs no waiting: `false`, with the buffer's content unspecified, if it would.
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool>;
+
+    /// Reads, and waits where it must.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// What lies at `offset`, which is inside. An extent may be reported in several parts, and neighbours may
+    /// be of one kind: one call looks no further than what one listing tells.
+    fn extent(&self, offset: u64) -> Result<Extent>;
+
+    /// Bytes of data in `range`, if all of it is known without waiting.
+    fn allocated(&self, range: Range<u64>) -> Option<u64>;
+}
+
+/// Checks that `len` bytes from `offset` lie within `size`; `Invalid` if not.
+pub fn check_range(size: u64, offset: u64, len: usize) -> Result<()> {
+    let end = u64::try_from(len)
+        .ok()
+        .and_then(|len| offset.checked_add(len));
+    match end {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{len} bytes at offset {offset} are not all within {size}"),
+        )),
+    }
+}
