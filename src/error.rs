@@ -127,9 +127,10 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source
-            .as_ref()
-            .map(|cause| -> &(dyn std::error::Error + 'static) { &**cause })
+        match &self.source {
+            Some(cause) => Some(&**cause),
+            None => None,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! ebsfs
 pub mod block;
+pub mod durable;
 pub mod error;
 pub mod read_at;
 pub mod snapshot;

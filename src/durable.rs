@@ -1,0 +1,162 @@
+//! What survives a power failure: the only renames and syncs of this crate.
+//!
+//! A file is published in one order: temporary file beside it, write, sync the file, rename, sync the
+//! directory. Readers therefore see all of it or nothing, before and after a crash. Files whose name is their
+//! content's digest are [`place`]d without a sync; one [`flush`] makes all of them durable at once, before
+//! anything refers to them.
+#![allow(clippy::disallowed_methods)] // Here, and nowhere else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as IoKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{RenameFlags, renameat_with};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Makes `path` hold exactly `bytes`, durably, replacing what was there.
+pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = write_beside(path, bytes)?;
+    place(&temporary, path)?;
+    sync_dir(parent(path))
+}
+
+/// Like [`publish`], but never replaces: `false` if `path` existed, which is then untouched.
+pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let temporary = write_beside(path, bytes)?;
+    let cwd = rustix::fs::CWD;
+    match renameat_with(cwd, &temporary, cwd, path, RenameFlags::NOREPLACE) {
+        Ok(()) => sync_dir(parent(path)).map(|()| true),
+        Err(errno) => {
+            drop(fs::remove_file(&temporary));
+            match errno {
+                rustix::io::Errno::EXIST => Ok(false),
+                _ => Err(Error::io(errno.into(), "create", path)),
+            }
+        }
+    }
+}
+
+/// Renames `temporary` to `path` without any sync; removes it if that fails.
+pub fn place(temporary: &Path, path: &Path) -> Result<()> {
+    fs::rename(temporary, path).map_err(|e| {
+        drop(fs::remove_file(temporary));
+        Error::io(e, "create", path)
+    })
+}
+
+/// Makes everything durable that was written to the file system that holds `dir`.
+///
+/// Reports write errors of any file there since `dir` was opened, so open it before the first write.
+pub fn flush(dir: &File) -> Result<()> {
+    rustix::fs::syncfs(dir)
+        .map_err(|e| Error::from(e).context("cannot make what was written durable"))
+}
+
+/// Makes a file's data and size durable.
+pub fn sync_file(file: &File, path: &Path) -> Result<()> {
+    file.sync_all()
+        .map_err(|e| Error::io(e, "make durable", path))
+}
+
+/// Makes the entries of a directory durable.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|e| Error::io(e, "make durable", dir))
+}
+
+/// Removes a file durably; `false` if there was none.
+pub fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)).map(|()| true),
+        Err(e) if e.kind() == IoKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(e, "remove", path)),
+    }
+}
+
+/// A new file that only its owner may read, in place of nothing.
+pub fn create_private(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io(e, "create", path))
+}
+
+/// A directory that only its owner may enter, and its parents; what exists keeps its mode.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Error::io(e, "create", path))
+}
+
+/// A file name that no other thread or process uses at this time.
+pub fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!(
+        "{}-{}.tmp",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let temporary = parent(path).join(format!(".{}", unique_name()));
+    // Only a process of the same number that was killed can have left this name.
+    drop(fs::remove_file(&temporary));
+    let written = create_private(&temporary).and_then(|mut file| {
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Error::io(e, "write", path))
+    });
+    match written {
+        Ok(()) => Ok(temporary),
+        Err(e) => {
+            drop(fs::remove_file(&temporary));
+            Err(e)
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// What the file at `path` holds; `NotFound` with its name if it is missing.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| match e.kind() {
+        IoKind::NotFound => Error::new(
+            ErrorKind::NotFound,
+            format!("{} does not exist", path.display()),
+        ),
+        _ => Error::io(e, "read", path),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishing_replaces_or_refuses_and_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        publish(&path, b"one").unwrap();
+        publish(&path, b"two").unwrap();
+        assert!(!publish_new(&path, b"three").unwrap());
+        assert_eq!(read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert!(publish_new(&path, b"three").unwrap());
+    }
+}
