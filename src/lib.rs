@@ -1,7 +1,12 @@
 //! ebsfs
 pub mod block;
+pub mod cache;
 pub mod durable;
 pub mod error;
+pub mod image;
 pub mod read_at;
 pub mod snapshot;
+pub mod source;
+pub mod stats;
 pub mod store;
+pub mod upload;

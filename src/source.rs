@@ -1,0 +1,179 @@
+//! One immutable disk as blocks, wherever they come from.
+//!
+//! [`BlockSource`] is the level between stores and bytes; a source of one implements it over another. Here are
+//! the two at the bottom: [`SnapshotSource`], a snapshot in a store, fetched lazily, and [`RawSource`], an image
+//! file. Neither keeps blocks: that is the cache's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::block::{Block, BlockIndex};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::{SnapshotId, SnapshotInfo};
+use crate::store::{Listing, Store};
+
+mod index;
+mod raw;
+
+pub use self::index::IndexCache;
+pub use self::raw::RawSource;
+
+/// A disk that does not change, in blocks.
+#[async_trait]
+pub trait BlockSource: Send + Sync {
+    /// Number of blocks, absent ones included.
+    fn count(&self) -> u32;
+
+    /// A block that is at hand without waiting.
+    fn ready(&self, index: BlockIndex) -> Option<Block>;
+
+    /// The listing that tells of block `from`, if it is at hand; it may begin before `from`.
+    fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>>;
+
+    /// The listing that tells of block `from`, and of as many more as one request brings.
+    async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>>;
+
+    /// A block; absent ones are [`Block::Zero`] and cost nothing. `Invalid` past the end.
+    async fn block(&self, index: BlockIndex) -> Result<Block>;
+}
+
+/// The indexes from `from` on that hold data, ascending; listed as they are asked for.
+pub fn indexes(
+    source: &dyn BlockSource,
+    from: BlockIndex,
+) -> impl Stream<Item = Result<BlockIndex>> + '_ {
+    let pages = stream::unfold(Some(from), move |from| async move {
+        let from = from.filter(|from| from.get() < source.count())?;
+        Some(match source.present(from).await {
+            Ok(listing) => (Ok((from, Arc::clone(&listing))), listing.next()),
+            Err(e) => (Err(e), None),
+        })
+    });
+    pages.flat_map(|page| match page {
+        Ok((from, listing)) => {
+            let indexes: Vec<_> = listing
+                .set
+                .runs()
+                .filter(|run| run.end > from.get())
+                .collect();
+            let first = from.get();
+            stream::iter(indexes)
+                .flat_map(move |run| {
+                    stream::iter((run.start.max(first)..run.end).map(BlockIndex::new).map(Ok))
+                })
+                .left_stream()
+        }
+        Err(e) => stream::iter([Err(e)]).right_stream(),
+    })
+}
+
+/// How long a fetch may take before its reader is told that the store does not answer.
+const FETCH_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A completed snapshot in a store.
+///
+/// Listings are asked for when first needed, a window at a time, and kept in an [`IndexCache`] that all
+/// snapshots share. Every fetch ends within two minutes.
+pub struct SnapshotSource {
+    store: Arc<dyn Store>,
+    id: SnapshotId,
+    count: u32,
+    windows: Arc<IndexCache>,
+    /// Held while a listing is fetched, so that readers who need the same one wait for it instead.
+    listing: Mutex<()>,
+}
+
+impl SnapshotSource {
+    /// The snapshot that `info` describes; nothing is fetched yet.
+    pub fn new(store: Arc<dyn Store>, info: &SnapshotInfo, windows: Arc<IndexCache>) -> Self {
+        let count = info.volume_size.blocks();
+        Self {
+            store,
+            id: info.id.clone(),
+            count,
+            windows,
+            listing: Mutex::default(),
+        }
+    }
+
+    fn check(&self, index: BlockIndex) -> Result<()> {
+        if index.get() < self.count {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{}: block {index} is past the end", self.id),
+        ))
+    }
+
+    async fn in_time<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
+        timeout(FETCH_DEADLINE, what).await.unwrap_or_else(|_| {
+            let seconds = FETCH_DEADLINE.as_secs();
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the store did not answer for {seconds} s"),
+            ))
+        })
+    }
+}
+
+#[async_trait]
+impl BlockSource for SnapshotSource {
+    fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn ready(&self, index: BlockIndex) -> Option<Block> {
+        let listing = self.listed(index)?;
+        (!listing.set.contains(index)).then_some(Block::Zero)
+    }
+
+    fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {
+        self.windows.get(&self.id, from)
+    }
+
+    async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>> {
+        self.check(from)?;
+        if let Some(listing) = self.listed(from) {
+            return Ok(listing);
+        }
+        let _turn = self.listing.lock().await;
+        if let Some(listing) = self.listed(from) {
+            return Ok(listing);
+        }
+        // Windows that begin at round indexes do not overlap much, wherever the reads fall.
+        let start = IndexCache::window_start(from);
+        let mut listing = self.in_time(self.store.blocks(&self.id, start)).await;
+        if listing
+            .as_ref()
+            .is_ok_and(|listing| !listing.covered.contains(&from.get()))
+        {
+            listing = self.in_time(self.store.blocks(&self.id, from)).await;
+        }
+        let listing = Arc::new(
+            listing.map_err(|e| e.context(format!("cannot list the blocks of {}", self.id)))?,
+        );
+        if !listing.covered.contains(&from.get()) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{}: the listing leaves out block {from}", self.id),
+            ));
+        }
+        self.windows.insert(&self.id, Arc::clone(&listing));
+        Ok(listing)
+    }
+
+    async fn block(&self, index: BlockIndex) -> Result<Block> {
+        if !self.present(index).await?.set.contains(index) {
+            return Ok(Block::Zero);
+        }
+        self.in_time(self.store.get(&self.id, index))
+            .await
+            .map_err(|e| e.context(format!("{}: block {index}", self.id)))
+    }
+}

@@ -1,0 +1,97 @@
+//! Blocks as bytes: the seam between the asynchronous levels below and the synchronous ones above.
+//!
+//! [`Image`] cuts a checked byte range into pieces, takes what is at hand, and waits for the rest, which it asks
+//! for all at once. It keeps nothing: blocks belong to the cache, listings to the source.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use tokio::runtime::Handle;
+
+use crate::block::{BlockIndex, bytes_of, pieces};
+use crate::error::Result;
+use crate::read_at::{Extent, ReadAt, check_range};
+use crate::source::BlockSource;
+use crate::store::Listing;
+
+/// A disk as bytes.
+pub struct Image {
+    source: Arc<dyn BlockSource>,
+    runtime: Handle,
+}
+
+impl Image {
+    /// The disk in `source`. Calls that wait must not be made on a worker of `runtime`: they would panic.
+    pub fn new(source: Arc<dyn BlockSource>, runtime: Handle) -> Self {
+        Self { source, runtime }
+    }
+}
+
+impl ReadAt for Image {
+    fn size(&self) -> u64 {
+        bytes_of(self.source.count().into())
+    }
+
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        check_range(self.size(), offset, buf.len())?;
+        for piece in pieces(offset, buf.len()) {
+            let Some(block) = self.source.ready(piece.index) else {
+                return Ok(false);
+            };
+            buf[piece.at].copy_from_slice(&block.bytes()[piece.within]);
+        }
+        Ok(true)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size(), offset, buf.len())?;
+        let cut: Vec<_> = pieces(offset, buf.len()).collect();
+        let blocks = cut.iter().map(|piece| self.source.block(piece.index));
+        let blocks = self.runtime.block_on(try_join_all(blocks))?;
+        for (piece, block) in cut.into_iter().zip(blocks) {
+            buf[piece.at].copy_from_slice(&block.bytes()[piece.within]);
+        }
+        Ok(())
+    }
+
+    fn extent(&self, offset: u64) -> Result<Extent> {
+        check_range(self.size(), offset, 1)?;
+        let index = BlockIndex::containing(offset);
+        let listing = match self.source.listed(index) {
+            Some(listing) => listing,
+            None => self.runtime.block_on(self.source.present(index))?,
+        };
+        let limit = BlockIndex::new(listing.covered.end);
+        Ok(match listing.set.run_from(index) {
+            Some(run) if run.start <= index.get() => Extent::Data {
+                end: BlockIndex::new(run.end).start(),
+            },
+            Some(run) => Extent::Hole {
+                end: BlockIndex::new(run.start).start(),
+            },
+            None => Extent::Hole { end: limit.start() },
+        })
+    }
+
+    fn allocated(&self, range: Range<u64>) -> Option<u64> {
+        let mut bytes = 0;
+        let mut position = range.start;
+        while position < range.end {
+            let listing = self.source.listed(BlockIndex::containing(position))?;
+            let end = BlockIndex::new(listing.covered.end).start().min(range.end);
+            bytes += bytes_within(&listing, position..end);
+            position = end;
+        }
+        Some(bytes)
+    }
+}
+
+fn bytes_within(listing: &Listing, range: Range<u64>) -> u64 {
+    let clipped = |run: Range<u32>| {
+        let start = BlockIndex::new(run.start).start().max(range.start);
+        let end = BlockIndex::new(run.end).start().min(range.end);
+        end.saturating_sub(start)
+    };
+    listing.set.runs().map(clipped).sum()
+}

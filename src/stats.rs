@@ -1,0 +1,46 @@
+//! Every counter of this crate, declared once. They only count: nothing decides by them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Serialize, Serializer};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Its value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Serialize for Counter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.get())
+    }
+}
+
+/// What happened to one snapshot since it was opened, under the names that the statistics file uses.
+#[derive(Debug, Default, Serialize)]
+pub struct Stats {
+    /// Reads asked for.
+    pub reads: Counter,
+    /// Bytes that those reads returned.
+    pub bytes: Counter,
+    /// Reads that ended in an error.
+    pub errors: Counter,
+    /// Blocks answered from memory.
+    pub hits: Counter,
+    /// Blocks fetched from the store, successfully or not.
+    pub fetches: Counter,
+    /// Bytes of the blocks fetched.
+    pub fetched_bytes: Counter,
+    /// Fetches that failed.
+    pub failed_fetches: Counter,
+}
