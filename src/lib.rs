@@ -4,6 +4,7 @@ pub mod cache;
 pub mod durable;
 pub mod error;
 pub mod image;
+pub mod partition;
 pub mod read_at;
 pub mod snapshot;
 pub mod source;
