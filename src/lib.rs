@@ -1,8 +1,11 @@
 //! ebsfs
 pub mod block;
 pub mod cache;
+pub mod catalog;
+pub mod download;
 pub mod durable;
 pub mod error;
+pub mod fuse;
 pub mod image;
 pub mod partition;
 pub mod read_at;

@@ -1,0 +1,213 @@
+//! Snapshots and their partitions as named files: what the mounted directory holds.
+//!
+//! ```text
+//! snap-0123.img      the whole disk
+//! snap-0123.p1.img   its partition 1, by the partition table's own number
+//! ```
+//! A snapshot is opened when its name is first looked up or listed, and stays as it was then. A catalog shows the
+//! snapshots that it was given, or all completed ones of the store as they come and go; any other snapshot of
+//! the store can be reached by its name all the same.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use log::warn;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::{Export, Exports};
+use crate::partition::{Slice, read_table};
+use crate::read_at::ReadAt;
+use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
+use crate::stats::Stats;
+use crate::store::Store;
+
+/// A snapshot's bytes, and where what happens to them is counted.
+pub type Opened = (Arc<dyn ReadAt>, Arc<Stats>);
+
+/// How a completed snapshot becomes bytes.
+pub type Opener = Box<dyn Fn(&SnapshotInfo) -> Opened + Send + Sync>;
+
+/// The files of one mount. Its calls wait for the store and must not be made on a worker of the runtime.
+pub struct Catalog {
+    store: Arc<dyn Store>,
+    runtime: Handle,
+    open: Opener,
+    /// The snapshots to list; none: all.
+    named: Option<Vec<SnapshotId>>,
+    /// Guards map operations only.
+    disks: Mutex<HashMap<SnapshotId, Arc<Disk>>>,
+}
+
+struct Disk {
+    /// The whole disk first, then its partitions.
+    files: Vec<Arc<Export>>,
+    stats: Arc<Stats>,
+}
+
+impl Catalog {
+    /// Opens the snapshots `named` in `store`, or none yet if all are to be shown.
+    ///
+    /// Fails for a named one that does not exist or cannot be read; a damaged partition table is only a
+    /// warning in the log.
+    pub fn open(
+        store: Arc<dyn Store>,
+        runtime: Handle,
+        open: Opener,
+        named: Option<Vec<SnapshotId>>,
+    ) -> Result<Self> {
+        let catalog = Self {
+            store,
+            runtime,
+            open,
+            named,
+            disks: Mutex::default(),
+        };
+        for id in catalog.named.iter().flatten() {
+            catalog.disk(id)?;
+        }
+        Ok(catalog)
+    }
+
+    /// What happened to each snapshot so far, by id.
+    pub fn stats(&self) -> Value {
+        self.disks()
+            .iter()
+            .map(|(id, disk)| (id.to_string(), json!(*disk.stats)))
+            .collect()
+    }
+
+    fn disks(&self) -> MutexGuard<'_, HashMap<SnapshotId, Arc<Disk>>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disk(&self, id: &SnapshotId) -> Result<Arc<Disk>> {
+        if let Some(disk) = self.disks().get(id) {
+            return Ok(Arc::clone(disk));
+        }
+        let info = self.runtime.block_on(self.store.info(id))?;
+        match info.status {
+            Status::Completed => {}
+            Status::Pending | Status::Error => {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!(
+                        "{id} is {}: only a completed snapshot can be mounted",
+                        info.status
+                    ),
+                ));
+            }
+        }
+        let disk = Arc::new(self.open_disk(&info)?);
+        // Two may have opened it at once; all go on with the first.
+        Ok(Arc::clone(self.disks().entry(id.clone()).or_insert(disk)))
+    }
+
+    fn open_disk(&self, info: &SnapshotInfo) -> Result<Disk> {
+        let id = &info.id;
+        let (data, stats) = (self.open)(info);
+        let export = |name: String, data: Arc<dyn ReadAt>| {
+            Arc::new(Export {
+                name,
+                data,
+                time: info.start_time.into(),
+                stats: Arc::clone(&stats),
+            })
+        };
+        let mut files = vec![export(format!("{id}.img"), Arc::clone(&data))];
+        let table = read_table(&*data).unwrap_or_else(|e| {
+            warn!("{id}: no partitions are shown: {e:#}");
+            Default::default()
+        });
+        table
+            .warnings
+            .iter()
+            .for_each(|warning| warn!("{id}: {warning}"));
+        for partition in table.partitions {
+            let slice = Slice::new(Arc::clone(&data), partition.range)?;
+            files.push(export(
+                format!("{id}.p{}.img", partition.number),
+                Arc::new(slice),
+            ));
+        }
+        Ok(Disk { files, stats })
+    }
+
+    fn listed(&self) -> Result<Vec<SnapshotId>> {
+        if let Some(named) = &self.named {
+            return Ok(named.clone());
+        }
+        let all = self.runtime.block_on(self.store.list())?;
+        Ok(all
+            .into_iter()
+            .filter(|info| info.status == Status::Completed)
+            .map(|info| info.id)
+            .collect())
+    }
+}
+
+/// The snapshot that a file's name speaks of.
+fn snapshot_of(name: &str) -> Option<SnapshotId> {
+    let stem = name.strip_suffix(".img")?;
+    let id = match stem.rsplit_once(".p") {
+        Some((id, number)) => number
+            .parse::<u32>()
+            .is_ok_and(|n| n.to_string() == number)
+            .then_some(id)?,
+        None => stem,
+    };
+    id.parse().ok()
+}
+
+impl Exports for Catalog {
+    fn list(&self) -> Result<Vec<Arc<Export>>> {
+        let mut files = Vec::new();
+        for id in self.listed()? {
+            match self.disk(&id) {
+                Ok(disk) => files.extend(disk.files.iter().cloned()),
+                // One that cannot be opened must not hide the others.
+                Err(e) => warn!("{id}: left out of the directory: {e:#}"),
+            }
+        }
+        Ok(files)
+    }
+
+    fn lookup(&self, name: &str) -> Result<Option<Arc<Export>>> {
+        // Any other name is answered without asking the store.
+        let Some(id) = snapshot_of(name) else {
+            return Ok(None);
+        };
+        match self.disk(&id) {
+            Ok(disk) => Ok(disk.files.iter().find(|file| file.name == name).cloned()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_images_reach_the_store() {
+        let id = |name: &str| snapshot_of(name).map(|id| id.to_string());
+        assert_eq!(id("snap-0a.img").as_deref(), Some("snap-0a"));
+        assert_eq!(id("snap-0a.p1.img").as_deref(), Some("snap-0a"));
+        for other in [
+            "snap-0a",
+            "snap-0a.p.img",
+            "snap-0a.p01.img",
+            "snap-0a.px.img",
+            "snap-.img",
+            "SNAP-0A.img",
+            ".img",
+            "autorun.inf",
+            "snap-0a.p1.p2.img",
+            "snap-0a.p+1.img",
+        ] {
+            assert_eq!(id(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Bytes as files: a read-only FUSE directory of named exports.
+//!
+//! This module translates and never decides: what files there are and what they hold is asked of [`Exports`].
+//! It promises that a read answers its full length or an error, that requests which wait never hold up others,
+//! and that the errors of this crate reach the kernel by one table, [`errno`].
+//!
+//! A request that needs no waiting is answered in the thread that read it; all others go to a bounded pool.
+//! Beside the exports there is `.ebsfs`, a directory of files about the mount itself. It can be entered but is
+//! not listed, so that copying the directory copies images only.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{Errno, Session, SessionACL};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::ReadAt;
+use crate::stats::Stats;
+
+mod filesystem;
+mod inodes;
+pub mod mountpoint;
+mod pool;
+
+/// A file.
+pub struct Export {
+    /// Its name in the directory.
+    pub name: String,
+    /// What it holds.
+    pub data: Arc<dyn ReadAt>,
+    /// All its times.
+    pub time: SystemTime,
+    /// Where its reads are counted.
+    pub stats: Arc<Stats>,
+}
+
+/// What the directory holds. All calls may wait; they are made on the pool's threads.
+pub trait Exports: Send + Sync {
+    /// The files to list, in order.
+    fn list(&self) -> Result<Vec<Arc<Export>>>;
+
+    /// The file of that name, listed or not.
+    fn lookup(&self, name: &str) -> Result<Option<Arc<Export>>>;
+}
+
+/// A file in the control directory.
+pub struct Control {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a control file is.
+pub enum Content {
+    /// Text, made anew at every open.
+    Text(Box<dyn Fn() -> String + Send + Sync>),
+    /// A symbolic link.
+    Link(PathBuf),
+}
+
+/// Where and for whom to mount.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// An empty directory, as a canonical path.
+    pub mountpoint: PathBuf,
+    /// Whether others than the owner may read, root among them.
+    pub allow_other: bool,
+}
+
+/// Threads that read requests. A second one takes over while the first copies a large hit.
+const SESSION_THREADS: usize = 2;
+
+/// Mounts `exports` with the control files `control`, and calls `ended` once the session is over, for whatever
+/// reason: unmounted, aborted, failed. When this returns, the mount answers.
+pub fn mount(
+    exports: Arc<dyn Exports>,
+    control: Vec<Control>,
+    config: &Config,
+    ended: Box<dyn FnOnce() + Send + Sync>,
+) -> Result<()> {
+    let filesystem = filesystem::Directory::new(exports, control, config.allow_other, ended)?;
+    let fuse = mountpoint::attach(&config.mountpoint, config.allow_other)?;
+    let mut options = fuser::Config::default();
+    options.n_threads = Some(SESSION_THREADS);
+    // The kernel has checked the owner already; once more here would only refuse root.
+    let session =
+        Session::from_fd(filesystem, fuse, SessionACL::All, options).and_then(Session::spawn);
+    if let Err(e) = session {
+        mountpoint::detach(&config.mountpoint, true)?;
+        return Err(Error::io(e, "serve", &config.mountpoint));
+    }
+    answers(&config.mountpoint)
+}
+
+fn answers(path: &Path) -> Result<()> {
+    std::fs::metadata(path)
+        .map(drop)
+        .map_err(|e| Error::io(e, "reach", path))
+}
+
+/// What the kernel is told.
+fn errno(kind: ErrorKind) -> Errno {
+    match kind {
+        ErrorKind::NotFound => Errno::ENOENT,
+        ErrorKind::Denied => Errno::EACCES,
+        ErrorKind::ReadOnly => Errno::EROFS,
+        ErrorKind::NoSpace => Errno::ENOSPC,
+        ErrorKind::Invalid => Errno::EINVAL,
+        ErrorKind::Conflict => Errno::EBUSY,
+        ErrorKind::Unsupported => Errno::EOPNOTSUPP,
+        // Not ETIMEDOUT or EAGAIN: programs that read disks understand EIO, and a loop device passes only that.
+        ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Io => Errno::EIO,
+    }
+}

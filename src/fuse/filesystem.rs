@@ -1,0 +1,568 @@
+//! The kernel's requests, one method each: find the file, ask it, reply.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+use log::{error, warn};
+
+use super::inodes::{CONTROL_DIR, FIRST_CONTROL, Inodes};
+use super::pool::Pool;
+use super::{Content, Control, Export, Exports, errno};
+use crate::block::BLOCK_SIZE;
+use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::Extent;
+
+/// The name of the control directory.
+const CONTROL_NAME: &str = ".ebsfs";
+
+/// How long the kernel may believe an attribute or a name. Contents never change and are kept for ever; the
+/// number of allocated blocks becomes known little by little.
+const TTL: Duration = Duration::from_secs(1);
+
+/// Threads for requests that wait: as many fetches as the kernel's own read-ahead and some dozens of readers
+/// can want at once. Each takes a request's buffer of memory, 512 KiB at most.
+const WAITING_THREADS: usize = 32;
+
+/// Requests that the kernel may have under way on its own account; its default of 16 starves ten readers.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Loop devices take the unit of their discards from it.
+const STATFS_BLOCK: u32 = 4096;
+
+thread_local! {
+    /// A read's bytes on their way to the kernel, kept by each thread for the next one.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(super) struct Directory {
+    shared: Arc<Shared>,
+    pool: Pool,
+    ended: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+struct Shared {
+    exports: Arc<dyn Exports>,
+    control: Vec<Control>,
+    inodes: Inodes,
+    opened: Opened,
+    uid: u32,
+    gid: u32,
+    /// Whether others than the owner may read.
+    allow_other: bool,
+    mounted: SystemTime,
+}
+
+/// What open directories and control files show until they are closed.
+#[derive(Default)]
+struct Opened {
+    next: AtomicU64,
+    /// Guards map operations only.
+    handles: Mutex<HashMap<FileHandle, Handle>>,
+}
+
+#[derive(Clone)]
+enum Handle {
+    Text(Arc<str>),
+    Listing(Arc<Vec<(INodeNo, FileType, String)>>),
+}
+
+impl Opened {
+    fn insert(&self, handle: Handle) -> FileHandle {
+        let number = FileHandle(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, handle);
+        number
+    }
+
+    fn get(&self, number: FileHandle) -> Option<Handle> {
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&number)
+            .cloned()
+    }
+
+    fn remove(&self, number: FileHandle) {
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
+    }
+}
+
+impl Directory {
+    pub(super) fn new(
+        exports: Arc<dyn Exports>,
+        control: Vec<Control>,
+        allow_other: bool,
+        ended: Box<dyn FnOnce() + Send + Sync>,
+    ) -> Result<Self> {
+        let shared = Shared {
+            exports,
+            control,
+            inodes: Inodes::default(),
+            opened: Opened::default(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            allow_other,
+            mounted: SystemTime::now(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            pool: Pool::new(WAITING_THREADS)?,
+            ended: Some(ended),
+        })
+    }
+
+    fn wait(&self, work: impl FnOnce(&Shared) + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        self.pool.run(move || work(&shared));
+    }
+}
+
+impl Shared {
+    fn attr(&self, ino: INodeNo) -> Option<FileAttr> {
+        if ino == INodeNo::ROOT || ino == CONTROL_DIR {
+            return Some(self.attributes(ino, FileType::Directory, 0, 1, self.mounted));
+        }
+        if let Some(control) = self.control(ino) {
+            return Some(match &control.content {
+                Content::Text(text) => self.attributes(
+                    ino,
+                    FileType::RegularFile,
+                    length(&text()),
+                    1,
+                    SystemTime::now(),
+                ),
+                Content::Link(target) => self.attributes(
+                    ino,
+                    FileType::Symlink,
+                    length(&target.to_string_lossy()),
+                    1,
+                    self.mounted,
+                ),
+            });
+        }
+        let export = self.inodes.export(ino)?;
+        let size = export.data.size();
+        // Programs take a file for sparse if its blocks are fewer than its size: until all is listed, say one.
+        let sectors = export
+            .data
+            .allocated(0..size)
+            .map_or(1, |bytes| bytes.div_ceil(512).max(1));
+        Some(self.attributes(ino, FileType::RegularFile, size, sectors, export.time))
+    }
+
+    fn attributes(
+        &self,
+        ino: INodeNo,
+        kind: FileType,
+        size: u64,
+        blocks: u64,
+        time: SystemTime,
+    ) -> FileAttr {
+        let perm = match (kind, self.allow_other) {
+            (FileType::Symlink, _) => 0o777,
+            (FileType::Directory, false) => 0o500,
+            (FileType::Directory, true) => 0o555,
+            (_, false) => 0o400,
+            (_, true) => 0o444,
+        };
+        FileAttr {
+            ino,
+            size,
+            blocks,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm,
+            nlink: if kind == FileType::Directory { 2 } else { 1 },
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            // Copying tools read in this unit: one request, one block.
+            blksize: u32::try_from(BLOCK_SIZE).unwrap_or(STATFS_BLOCK),
+            flags: 0,
+        }
+    }
+
+    fn control(&self, ino: INodeNo) -> Option<&Control> {
+        self.control
+            .get(usize::try_from(ino.0.checked_sub(FIRST_CONTROL)?).ok()?)
+    }
+
+    fn controls(&self) -> impl Iterator<Item = (INodeNo, &Control)> {
+        (FIRST_CONTROL..).map(INodeNo).zip(&self.control)
+    }
+
+    fn entry(&self, found: Option<INodeNo>, reply: ReplyEntry) {
+        match found.and_then(|ino| self.attr(ino)) {
+            Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn listing(&self, ino: INodeNo) -> Result<Vec<(INodeNo, FileType, String)>> {
+        let dots = |parent| {
+            [
+                (ino, FileType::Directory, ".".to_owned()),
+                (parent, FileType::Directory, "..".to_owned()),
+            ]
+        };
+        let mut entries: Vec<_> = dots(INodeNo::ROOT).into();
+        if ino == CONTROL_DIR {
+            entries.extend(self.controls().map(|(ino, control)| {
+                let kind = match control.content {
+                    Content::Text(_) => FileType::RegularFile,
+                    Content::Link(_) => FileType::Symlink,
+                };
+                (ino, kind, control.name.to_owned())
+            }));
+        } else {
+            for export in self.exports.list()? {
+                entries.push((
+                    self.inodes.number(&export),
+                    FileType::RegularFile,
+                    export.name.clone(),
+                ));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn length(text: &str) -> u64 {
+    u64::try_from(text.len()).unwrap_or(u64::MAX)
+}
+
+/// Counts and logs a failed read, and returns what to answer.
+fn failed(export: &Export, what: &str, e: &Error) -> Errno {
+    export.stats.errors.add(1);
+    error!("{}: {what}: {e:#}", export.name);
+    match e.kind() {
+        // A file that is there cannot be "not found" half-way: whatever is missing, it is damage.
+        ErrorKind::NotFound => Errno::EIO,
+        kind => errno(kind),
+    }
+}
+
+fn seek(export: &Export, offset: i64, whence: i32) -> Result<Option<i64>> {
+    let size = export.data.size();
+    let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < size) else {
+        return Ok(None);
+    };
+    let extent = export.data.extent(offset)?;
+    let found = match (whence, extent) {
+        // Where a listing's window ends it is not known what follows: either may be claimed, and is corrected
+        // by the next call.
+        (libc::SEEK_DATA, Extent::Data { .. }) | (libc::SEEK_HOLE, Extent::Hole { .. }) => offset,
+        (libc::SEEK_DATA, Extent::Hole { end }) if end >= size => return Ok(None),
+        (libc::SEEK_DATA, Extent::Hole { end }) | (libc::SEEK_HOLE, Extent::Data { end }) => end,
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("seek of unknown kind {whence}"),
+            ));
+        }
+    };
+    Ok(i64::try_from(found).ok())
+}
+
+impl Filesystem for Directory {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let unexpected = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
+        let block = u32::try_from(BLOCK_SIZE).map_err(io::Error::other)?;
+        // Bounds reads, too: a request is at most one block, and one aligned block where it can be.
+        config
+            .set_max_write(block)
+            .map_err(|_| unexpected("the size of requests"))?;
+        config
+            .set_max_background(MAX_BACKGROUND)
+            .map_err(|_| unexpected("the number of requests"))?;
+        // Old kernels lack them and lose speed only.
+        for flag in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ] {
+            let _ = config.add_capabilities(flag);
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(name) = name.to_str() else {
+            return reply.error(Errno::ENOENT);
+        };
+        let shared = &self.shared;
+        if parent == CONTROL_DIR {
+            let found = shared
+                .controls()
+                .find(|(_, control)| control.name == name)
+                .map(|(ino, _)| ino);
+            return shared.entry(found, reply);
+        }
+        if name == CONTROL_NAME {
+            return shared.entry(Some(CONTROL_DIR), reply);
+        }
+        if let Some((ino, _)) = shared.inodes.named(name) {
+            return shared.entry(Some(ino), reply);
+        }
+        let name = name.to_owned();
+        self.wait(move |shared| match shared.exports.lookup(&name) {
+            Ok(found) => shared.entry(found.map(|export| shared.inodes.number(&export)), reply),
+            Err(e) => {
+                warn!("{name}: cannot be opened: {e:#}");
+                reply.error(errno(e.kind()));
+            }
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.shared.attr(ino) {
+            Some(attr) => reply.attr(&TTL, &attr),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.shared.control(ino).map(|control| &control.content) {
+            Some(Content::Link(target)) => reply.data(target.as_os_str().as_encoded_bytes()),
+            _ => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.shared.control(ino).map(|control| &control.content) {
+            Some(Content::Text(text)) => {
+                // Past the page cache, so that it is as long as it is now.
+                let handle = self.shared.opened.insert(Handle::Text(text().into()));
+                reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO);
+            }
+            _ => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let wanted = usize::try_from(size).unwrap_or(usize::MAX);
+        if let Some(Handle::Text(text)) = self.shared.opened.get(fh) {
+            let start = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(text.len());
+            let end = start.saturating_add(wanted).min(text.len());
+            return reply.data(text.as_bytes().get(start..end).unwrap_or_default());
+        }
+        let Some(export) = self.shared.inodes.export(ino) else {
+            return reply.error(Errno::ENOENT);
+        };
+        let left = export.data.size().saturating_sub(offset);
+        let len = usize::try_from(left).map_or(wanted, |left| left.min(wanted));
+        export.stats.reads.add(1);
+        let served = u64::try_from(len).unwrap_or(0);
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(len, 0);
+            match export.data.try_read_at(offset, buffer) {
+                Ok(true) => {
+                    export.stats.bytes.add(served);
+                    reply.data(buffer);
+                }
+                Ok(false) => self.wait(move |_| {
+                    BUFFER.with_borrow_mut(|buffer| {
+                        buffer.resize(len, 0);
+                        match export.data.read_at(offset, buffer) {
+                            Ok(()) => {
+                                export.stats.bytes.add(served);
+                                reply.data(buffer);
+                            }
+                            Err(e) => reply.error(failed(
+                                &export,
+                                &format!("{len} bytes at offset {offset}"),
+                                &e,
+                            )),
+                        }
+                    });
+                }),
+                Err(e) => reply.error(failed(
+                    &export,
+                    &format!("{len} bytes at offset {offset}"),
+                    &e,
+                )),
+            }
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Some(export) = self.shared.inodes.export(ino) else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.wait(move |_| match seek(&export, offset, whence) {
+            Ok(Some(found)) => reply.offset(found),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(e) => reply.error(failed(
+                &export,
+                &format!("looking for holes at offset {offset}"),
+                &e,
+            )),
+        });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.shared.opened.remove(fh);
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.wait(move |shared| match shared.listing(ino) {
+            Ok(entries) => {
+                reply.opened(
+                    shared.opened.insert(Handle::Listing(Arc::new(entries))),
+                    FopenFlags::empty(),
+                );
+            }
+            Err(e) => {
+                error!("the directory cannot be listed: {e:#}");
+                reply.error(errno(e.kind()));
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let Some(Handle::Listing(entries)) = self.shared.opened.get(fh) else {
+            return reply.error(Errno::EBADF);
+        };
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (next, (ino, kind, name)) in (1..).zip(&*entries).skip(skip) {
+            if reply.add(*ino, next, *kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.shared.opened.remove(fh);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let exports = self.shared.inodes.all();
+        let bytes: u64 = exports
+            .iter()
+            .map(|export| export.data.size())
+            .fold(0, u64::saturating_add);
+        let files = u64::try_from(exports.len()).unwrap_or(u64::MAX);
+        reply.statfs(
+            bytes / u64::from(STATFS_BLOCK),
+            0,
+            0,
+            files,
+            0,
+            STATFS_BLOCK,
+            255,
+            STATFS_BLOCK,
+        );
+    }
+
+    // Not implemented, deliberately: the kernel remembers ENOSYS and does not ask again.
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}
