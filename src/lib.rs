@@ -2,6 +2,7 @@
 pub mod block;
 pub mod cache;
 pub mod catalog;
+pub mod cli;
 pub mod download;
 pub mod durable;
 pub mod error;

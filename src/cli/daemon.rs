@@ -1,0 +1,120 @@
+//! Into the background: a fresh process, started with the same arguments, that says through a pipe what
+//! became of it.
+//!
+//! The daemon has a session of its own and stands in `/`. Its stdin is empty, its stdout is the pipe until the
+//! mount answers and nothing after that, its stderr is the log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use log::info;
+
+use super::{Outcome, Stop, tell};
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Tells the program that it is the daemon.
+pub(super) const DETACHED: &str = "EBSFS_DETACHED";
+
+/// What it writes once the mount answers. Anything else is an exit code, a line feed and the reason.
+const READY: &str = "ready";
+
+/// Starts this program again as a daemon and waits until it is mounted or has failed.
+pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
+    let program =
+        std::env::current_exe().map_err(|e| Error::from(e).context("cannot find this program"))?;
+    let log = match log_file {
+        Some(path) => {
+            info!("the log of {} is {}", mountpoint.display(), path.display());
+            open_log(path)?.into()
+        }
+        None => Stdio::null(),
+    };
+    let mut daemon = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(DETACHED, "true")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| Error::from(e).context("cannot start the daemon"))?;
+    let mut verdict = String::new();
+    if let Some(mut stdout) = daemon.stdout.take() {
+        stdout
+            .read_to_string(&mut verdict)
+            .map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
+    }
+    if verdict == READY {
+        return Ok(());
+    }
+    // It said why in words that already begin with the program's name, or died without a word.
+    let status = daemon
+        .wait()
+        .map_err(|e| Error::from(e).context("cannot wait for the daemon"))?;
+    match verdict
+        .split_once('\n')
+        .and_then(|(code, reason)| Some((code.parse().ok()?, reason)))
+    {
+        Some((code, reason)) => {
+            tell(reason);
+            Err(Stop::Told(code))
+        }
+        None => {
+            let log = log_file.map_or(String::new(), |path| {
+                format!("; its log is {}", path.display())
+            });
+            Err(Error::new(
+                ErrorKind::Io,
+                format!("the daemon ended before it had mounted ({status}){log}"),
+            )
+            .into())
+        }
+    }
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent() {
+        durable::create_private_dir(parent)?;
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io(e, "open the log", path))
+}
+
+/// In the daemon: leaves the terminal's session and the directory it was started in, tells that the mount
+/// answers, and lets go of the pipe.
+pub(super) fn ready() -> Result<()> {
+    // Fails only for the leader of a group, which has left its terminal's session already.
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/").map_err(|e| Error::from(e).context("cannot enter /"))?;
+    say(READY)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(null)?)
+}
+
+/// In the daemon: tells why there will be no mount, if there is none.
+pub(super) fn failed(served: Outcome) -> Outcome {
+    if let Err(stop) = &served {
+        let reason = match stop {
+            Stop::Failed(error) => format!("{error:#}"),
+            Stop::Interrupted(_) | Stop::BrokenPipe | Stop::Told(_) => "interrupted".to_owned(),
+        };
+        // After the mount had answered nobody listens any more; then the log has it.
+        say(&format!("{}\n{reason}", stop.exit_code()))?;
+    }
+    served
+}
+
+fn say(verdict: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(verdict.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Error::from(e).context("nobody waits for the daemon"))
+}

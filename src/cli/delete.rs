@@ -1,0 +1,72 @@
+//! `ebsfs delete`: asks, then deletes.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use clap::Args;
+use indicatif::HumanBytes;
+
+use super::list::printable;
+use super::{Common, Outcome, stack, tell};
+use crate::error::{Error, ErrorKind};
+use crate::snapshot::SnapshotId;
+
+#[derive(Args)]
+pub(super) struct Delete {
+    /// The snapshots to delete
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    snapshots: Vec<SnapshotId>,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Delete {
+    pub(super) fn run(self, common: &Common) -> Outcome {
+        let store = stack::open_store(common)?;
+        let runtime = stack::runtime()?;
+        // All are looked up before the first is deleted: a slip in one name deletes nothing.
+        let mut found = Vec::new();
+        for id in &self.snapshots {
+            match runtime.block_on(store.info(id)) {
+                Ok(info) => found.push(format!(
+                    "{id}  {}  {}  {:.0}  {}",
+                    HumanBytes(info.volume_size.bytes()),
+                    info.status,
+                    info.start_time,
+                    printable(&info.description)
+                )),
+                // A damaged one is not known, and can still be deleted.
+                Err(e) if e.kind() == ErrorKind::Corrupt => found.push(format!("{id}  (damaged)")),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if !self.yes && !confirmed(&found)? {
+            return Err(Error::new(ErrorKind::Invalid, "nothing was deleted").into());
+        }
+        for id in &self.snapshots {
+            runtime.block_on(store.delete(id))?;
+            log::info!("{id}: deleted");
+        }
+        tell("deleted; `ebsfs gc` frees the space that nothing else needs");
+        Ok(())
+    }
+}
+
+fn confirmed(found: &[String]) -> Result<bool, Error> {
+    let mut stdin = io::stdin().lock();
+    if !io::stdin().is_terminal() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "there is nobody to ask: add --yes to delete without asking",
+        ));
+    }
+    let mut stderr = io::stderr().lock();
+    let question = format!("{}\nDelete for ever? [y/N] ", found.join("\n"));
+    stderr
+        .write_all(question.as_bytes())
+        .and_then(|()| stderr.flush())?;
+    let mut answer = String::new();
+    stdin.read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,148 @@
+//! `ebsfs info`: one snapshot in detail.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use clap::Args;
+use futures_util::{TryStreamExt as _, future};
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+
+use super::list::{Shown, printable};
+use super::{Common, Outcome, print, print_json, stack};
+use crate::block::{BlockIndex, bytes_of};
+use crate::cache::BlockCache;
+use crate::error::Result;
+use crate::partition::{Table, read_table};
+use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
+use crate::source::indexes;
+
+#[derive(Args)]
+pub(super) struct Info {
+    /// The snapshot
+    snapshot: SnapshotId,
+
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is known of a snapshot that can be read.
+struct Contents {
+    blocks: u64,
+    table: Table,
+}
+
+impl Info {
+    pub(super) fn run(self, common: &Common) -> Outcome {
+        let store = stack::open_store(common)?;
+        let runtime = stack::runtime()?;
+        let info = runtime.block_on(store.info(&self.snapshot))?;
+        let contents = match info.status {
+            Status::Completed => {
+                let source = stack::snapshot(&store, &info);
+                let present = indexes(&source, BlockIndex::ZERO);
+                let blocks = runtime
+                    .block_on(present.try_fold(0, |count, _| future::ready(Ok(count + 1))))?;
+                let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
+                let (disk, _) = stack::opener(&store, &cache, &runtime)(&info);
+                Some(Contents {
+                    blocks,
+                    table: partitions(&info, read_table(&*disk)),
+                })
+            }
+            Status::Pending | Status::Error => None,
+        };
+        if self.json {
+            print_json(&as_json(&info, contents.as_ref()))
+        } else {
+            print(&as_text(&info, contents.as_ref()))
+        }
+    }
+}
+
+/// What the rest of the answer is good for without: a table that cannot be read is told as a warning.
+fn partitions(info: &SnapshotInfo, table: Result<Table>) -> Table {
+    let table = table.unwrap_or_else(|e| Table {
+        warnings: vec![format!("{e:#}")],
+        ..Table::default()
+    });
+    table
+        .warnings
+        .iter()
+        .for_each(|warning| log::warn!("{}: {warning}", info.id));
+    table
+}
+
+fn as_json(info: &SnapshotInfo, contents: Option<&Contents>) -> Value {
+    let mut value = json!(Shown::from(info));
+    if let Some(contents) = contents {
+        value["blocks"] = json!(contents.blocks);
+        value["bytes"] = json!(bytes_of(contents.blocks));
+        value["partition_table"] = json!(contents.table.scheme.map(|scheme| scheme.to_string()));
+        let partitions = contents.table.partitions.iter().map(|partition| {
+            json!({
+                "number": partition.number,
+                "offset": partition.range.start,
+                "size": partition.range.end - partition.range.start,
+                "type": partition.kind,
+                "name": partition.name,
+            })
+        });
+        value["partitions"] = partitions.collect();
+    }
+    value
+}
+
+fn as_text(info: &SnapshotInfo, contents: Option<&Contents>) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:12} {value}");
+    };
+    line("snapshot", info.id.as_str());
+    line(
+        "size",
+        &format!("{} ({} bytes)", info.volume_size, info.volume_size.bytes()),
+    );
+    line("status", &info.status.to_string());
+    line("started", &format!("{:.0}", info.start_time));
+    if let Some(parent) = &info.parent {
+        line("parent", parent.as_str());
+    }
+    if !info.description.is_empty() {
+        line("description", &printable(&info.description));
+    }
+    for (key, value) in &info.tags {
+        line("tag", &printable(&format!("{key}={value}")));
+    }
+    if let Some(contents) = contents {
+        let bytes = bytes_of(contents.blocks);
+        line(
+            "blocks",
+            &format!(
+                "{} present, {} ({bytes} bytes)",
+                contents.blocks,
+                HumanBytes(bytes)
+            ),
+        );
+        let scheme = contents
+            .table
+            .scheme
+            .map_or("none".into(), |scheme| scheme.to_string());
+        line("partitions", &scheme);
+        for partition in &contents.table.partitions {
+            let size = HumanBytes(partition.range.end - partition.range.start);
+            let start = partition.range.start;
+            let kind = printable(&format!("{} {}", partition.kind, partition.name));
+            line(
+                "",
+                &format!(
+                    "p{:<3} {size} at byte {start}, type {}",
+                    partition.number,
+                    kind.trim_end()
+                ),
+            );
+        }
+    }
+    text
+}

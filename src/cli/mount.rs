@@ -1,0 +1,279 @@
+//! `ebsfs mount`: checks, mounts, serves until the mount ends.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use clap::Args;
+use log::{info, warn};
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Common, Outcome, daemon, parse_bytes, stack, state};
+use crate::cache::BlockCache;
+use crate::catalog::Catalog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountpoint::{self, canonical, detach, users};
+use crate::fuse::{self, Content, Control, Exports};
+use crate::snapshot::SnapshotId;
+
+#[derive(Args)]
+#[command(override_usage = "ebsfs mount [OPTIONS] [SNAPSHOT]... MOUNTPOINT")]
+pub(super) struct Mount {
+    /// Snapshots to show, and the empty directory to show them in. Without a snapshot: all of the store
+    #[arg(required = true, value_name = "SNAPSHOT... MOUNTPOINT")]
+    arguments: Vec<String>,
+
+    /// Stay in the foreground, log to stderr
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Memory for blocks
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
+    cache_size: usize,
+
+    /// Let other users read too, root among them; as an ordinary user this needs user_allow_other in /etc/fuse.conf
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Where the detached daemon logs [default: a file for each mount point in the user's state directory]
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// Set by the program for its detached self
+    #[arg(long, hide = true, env = daemon::DETACHED)]
+    detached: bool,
+}
+
+/// Below this a single reader would fetch blocks twice.
+const MIN_CACHE: usize = 1 << 20;
+
+fn parse_cache_size(text: &str) -> Result<usize, String> {
+    match parse_bytes(text)? {
+        bytes if bytes < MIN_CACHE => {
+            Err("at least 1MiB; a number without unit is in bytes".into())
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// What the loop of a mounted daemon waits for.
+enum Event {
+    Ended,
+    Signal,
+}
+
+/// How often a busy mount is tried again after a signal asked for its end.
+const RETRY: Duration = Duration::from_millis(250);
+
+impl Mount {
+    pub(super) fn run(self, common: &Common) -> Outcome {
+        if self.foreground || self.detached {
+            let served = self.serve(common);
+            // Whoever started the daemon waits for what became of it.
+            return if self.detached {
+                daemon::failed(served)
+            } else {
+                served
+            };
+        }
+        let (_, mountpoint) = self.what_and_where()?;
+        let log_file = self.log_file(&mountpoint);
+        daemon::start(
+            log_file
+                .as_deref()
+                .inspect_err(|e| warn!("no log is kept: {e:#}"))
+                .ok(),
+            &mountpoint,
+        )
+    }
+
+    /// The snapshots and the mount point, as typed.
+    fn what_and_where(&self) -> Result<(Vec<SnapshotId>, PathBuf)> {
+        let Some((mountpoint, ids)) = self.arguments.split_last() else {
+            return Err(Error::new(ErrorKind::Invalid, "name a mount point"));
+        };
+        if mountpoint.parse::<SnapshotId>().is_ok() && !Path::new(mountpoint).exists() {
+            let what = format!("name a mount point after {mountpoint}: an empty directory");
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+        let mut snapshots = Vec::new();
+        for id in ids {
+            let id: SnapshotId = id.parse()?;
+            if !snapshots.contains(&id) {
+                snapshots.push(id);
+            }
+        }
+        let mountpoint = canonical(Path::new(mountpoint)).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => e.context(format!(
+                "no mount point {mountpoint}: `mkdir {mountpoint}` makes it"
+            )),
+            _ => e,
+        })?;
+        mountpoint::check(&mountpoint)?;
+        Ok((snapshots, mountpoint))
+    }
+
+    fn log_file(&self, mountpoint: &Path) -> Result<PathBuf> {
+        match &self.log_file {
+            Some(path) => std::path::absolute(path).map_err(|e| Error::io(e, "find", path)),
+            None => state::log_file(mountpoint),
+        }
+    }
+
+    fn serve(&self, common: &Common) -> Outcome {
+        let (ids, mountpoint) = self.what_and_where()?;
+        let store = stack::open_store(common)?;
+        let runtime = stack::runtime()?;
+        let cache = Arc::new(BlockCache::new(self.cache_size));
+        let named = (!ids.is_empty()).then_some(ids);
+        let opener = stack::opener(&store, &cache, &runtime);
+        let catalog = Arc::new(Catalog::open(
+            Arc::clone(&store),
+            runtime.handle().clone(),
+            opener,
+            named,
+        )?);
+        let log_file = if self.detached {
+            self.log_file(&mountpoint).ok()
+        } else {
+            None
+        };
+        let control = control(&catalog, &cache, &store.identity(), &mountpoint, log_file);
+
+        let (tell, events) = mpsc::channel();
+        watch_signals(&runtime, &tell)?;
+        let ended = Box::new(move || drop(tell.send(Event::Ended)));
+        let config = fuse::Config {
+            mountpoint: mountpoint.clone(),
+            allow_other: self.allow_other,
+        };
+        let exports: Arc<dyn Exports> = Arc::<Catalog>::clone(&catalog);
+        fuse::mount(exports, control, &config, ended)?;
+        info!("mounted on {}", mountpoint.display());
+        if self.detached {
+            daemon::ready()?;
+        }
+        until_ended(&events, &mountpoint)?;
+        info!(
+            "unmounted from {}: {}",
+            mountpoint.display(),
+            catalog.stats()
+        );
+        // Fetches that nobody waits for any more are not worth waiting for.
+        runtime.shutdown_background();
+        Ok(())
+    }
+}
+
+/// The files in `.ebsfs`.
+fn control(
+    catalog: &Arc<Catalog>,
+    cache: &Arc<BlockCache>,
+    identity: &str,
+    mountpoint: &Path,
+    log_file: Option<PathBuf>,
+) -> Vec<Control> {
+    let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
+    let stats = move || {
+        let cache = json!({ "bytes": cache.bytes(), "capacity": cache.capacity() });
+        format!(
+            "{:#}\n",
+            json!({ "snapshots": catalog.stats(), "cache": cache })
+        )
+    };
+    let mount = json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": identity,
+        "mountpoint": mountpoint,
+        "log_file": log_file,
+    });
+    let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
+        name,
+        content: Content::Text(text),
+    };
+    let mut control = vec![
+        text("stats.json", Box::new(stats)),
+        text("mount.json", Box::new(move || format!("{mount:#}\n"))),
+    ];
+    control.extend(log_file.map(|path| Control {
+        name: "log",
+        content: Content::Link(path),
+    }));
+    control
+}
+
+fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
+    let _context = runtime.enter();
+    // SIGHUP, too: a terminal that closes must not leave a dead mount behind.
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals =
+            signal(kind).map_err(|e| Error::from(e).context("cannot watch for signals"))?;
+        let tell = tell.clone();
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                drop(tell.send(Event::Signal));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
+/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same.
+fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Outcome {
+    let mut leaving = false;
+    loop {
+        let event = if leaving {
+            events.recv_timeout(RETRY)
+        } else {
+            events.recv().map_err(RecvTimeoutError::from)
+        };
+        match event {
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(Event::Signal) if leaving => {
+                warn!(
+                    "{}: ended by a second signal while in use",
+                    mountpoint.display()
+                );
+                detach(mountpoint, true)?;
+                return Ok(());
+            }
+            Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
+                let first = !std::mem::replace(&mut leaving, true);
+                match detach(mountpoint, false) {
+                    Err(e) if e.kind() == ErrorKind::Conflict => {
+                        if first {
+                            warn!("{}; a second signal ends it at once", busy(mountpoint));
+                        }
+                    }
+                    // Someone else took it down in the same moment.
+                    Err(e) if e.kind() == ErrorKind::Invalid => return Ok(()),
+                    done => done?,
+                }
+            }
+        }
+    }
+}
+
+/// Says who uses a mount, as far as that can be seen.
+pub(super) fn busy(mountpoint: &Path) -> String {
+    let shown = mountpoint.display();
+    let users = users(mountpoint);
+    if users.is_empty() {
+        return format!(
+            "{shown} is in use: close the files and leave the directories below it (`fuser -vm {shown}` shows whose they are)"
+        );
+    }
+    format!(
+        "{shown} is in use by {}: unmount and detach (`umount`, `losetup -d`) what stands on it first",
+        users.join(", ")
+    )
+}

@@ -1,0 +1,97 @@
+//! Which implementation stands on which: the only place that names them together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::Common;
+use crate::cache::{BlockCache, CachedSource};
+use crate::catalog::Opener;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::snapshot::SnapshotInfo;
+use crate::source::{IndexCache, SnapshotSource};
+use crate::stats::Stats;
+use crate::store::Store;
+use crate::store::directory::DirectoryStore;
+
+/// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
+const WORKERS: usize = 4;
+
+/// Threads for files and hashing.
+const BLOCKING_THREADS: usize = 32;
+
+/// The runtime that everything asynchronous shares.
+pub(super) fn runtime() -> Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::from(e).context("cannot start the runtime"))
+}
+
+/// The directory that `--store` names, as an absolute path.
+fn directory(common: &Common) -> Result<PathBuf> {
+    match common.store.as_deref() {
+        None | Some("") => Err(Error::new(
+            ErrorKind::Invalid,
+            "no store: name a directory with --store DIR, or in the variable EBSFS_STORE",
+        )),
+        Some("aws") => Err(Error::new(
+            ErrorKind::Unsupported,
+            "this version does not reach AWS: name a directory with --store DIR (./aws for one of that name)",
+        )),
+        Some(path) => std::path::absolute(path).map_err(|e| Error::io(e, "find", Path::new(path))),
+    }
+}
+
+/// The store as it is.
+pub(super) fn open_store(common: &Common) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(open_directory(common)?))
+}
+
+/// The store, made if there is none.
+pub(super) fn create_store(common: &Common) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(DirectoryStore::create(&directory(common)?)?))
+}
+
+/// The embedded store, for what only it can do.
+pub(super) fn open_directory(common: &Common) -> Result<DirectoryStore> {
+    DirectoryStore::open(&directory(common)?)
+}
+
+/// A completed snapshot, from the store.
+pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotSource {
+    SnapshotSource::new(
+        Arc::clone(store),
+        info,
+        Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT)),
+    )
+}
+
+/// Snapshots as bytes, all of them through one cache.
+pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
+    let (store, cache, runtime) = (
+        Arc::clone(store),
+        Arc::clone(cache),
+        runtime.handle().clone(),
+    );
+    let windows = Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT));
+    Box::new(move |info| {
+        let stats = Arc::new(Stats::default());
+        let source = Arc::new(SnapshotSource::new(
+            Arc::clone(&store),
+            info,
+            Arc::clone(&windows),
+        ));
+        let cached = Arc::new(CachedSource::new(
+            source,
+            Arc::clone(&cache),
+            Arc::clone(&stats),
+        ));
+        (Arc::new(Image::new(cached, runtime.clone())), stats)
+    })
+}

@@ -1,0 +1,92 @@
+//! The user's state directory: how far interrupted work had come, and the logs of mounts.
+
+use std::path::{Path, PathBuf};
+
+use log::warn;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::block::Digest;
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+
+/// `$XDG_STATE_HOME/ebsfs`, or `~/.local/state/ebsfs`.
+pub(super) fn dir() -> Result<PathBuf> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(absolute);
+    let state = state.or_else(|| {
+        std::env::home_dir()
+            .filter(absolute)
+            .map(|home| home.join(".local/state"))
+    });
+    state.map(|state| state.join("ebsfs")).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "no state directory: set HOME or XDG_STATE_HOME",
+        )
+    })
+}
+
+/// How far one piece of work has come, kept until it is done.
+pub(super) struct Checkpoint {
+    path: Option<PathBuf>,
+}
+
+impl Checkpoint {
+    /// The checkpoint of the work that `verb` does on `parts`: always the same one for the same work.
+    ///
+    /// Where no state can be kept the work is done all the same, and cannot be continued.
+    pub(super) fn of(verb: &str, parts: &[&str]) -> Self {
+        let name = Digest::of(parts.join("\n").as_bytes()).to_string();
+        let path = dir().and_then(|dir| {
+            durable::create_private_dir(&dir)?;
+            Ok(dir.join(format!("{verb}-{}.json", name.get(..16).unwrap_or(&name))))
+        });
+        if let Err(e) = &path {
+            warn!("if it is interrupted, this {verb} cannot be continued: {e:#}");
+        }
+        Self { path: path.ok() }
+    }
+
+    /// What was saved last, if it can be read.
+    pub(super) fn load<T: DeserializeOwned>(&self) -> Option<T> {
+        let bytes = durable::read(self.path.as_deref()?).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Saves, in place of what was saved before.
+    pub(super) fn save(&self, state: &impl Serialize) -> Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let bytes =
+            serde_json::to_vec(state).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+        durable::publish(path, &bytes)
+    }
+
+    /// Forgets: the work is done.
+    pub(super) fn clear(&self) {
+        if let Some(Err(e)) = self.path.as_deref().map(durable::remove) {
+            warn!("a finished piece of work stays noted as unfinished: {e:#}");
+        }
+    }
+}
+
+/// The log of the mount on `mountpoint`, by default.
+pub(super) fn log_file(mountpoint: &Path) -> Result<PathBuf> {
+    let name = mountpoint
+        .to_string_lossy()
+        .trim_matches('/')
+        .replace('/', "-");
+    // A file's name ends at 255 bytes.
+    let tail = name
+        .char_indices()
+        .rev()
+        .map(|(at, _)| at)
+        .take_while(|at| name.len() - at <= 200)
+        .last();
+    let name = tail.and_then(|at| name.get(at..)).unwrap_or_default();
+    Ok(dir()?.join(format!("mount-{name}.log")))
+}
