@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
+mod buffer;
 mod set;
 
+pub use buffer::Buffer;
 pub use set::BlockSet;
 
 /// Bytes in a block. The service knows no other size.
@@ -231,7 +233,7 @@ pub enum Block {
 #[derive(Clone)]
 pub struct Verified {
     digest: Digest,
-    bytes: Arc<Vec<u8>>,
+    bytes: Arc<Buffer>,
 }
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
@@ -240,7 +242,7 @@ impl Block {
     /// Bytes from outside with the digest they were promised to have.
     ///
     /// `Corrupt` if they are not 512 KiB or hash to something else.
-    pub fn verify(bytes: Vec<u8>, expected: &Digest) -> Result<Self> {
+    pub fn verify(bytes: impl Into<Buffer>, expected: &Digest) -> Result<Self> {
         let block = Self::seal(bytes).map_err(|e| Error::new(ErrorKind::Corrupt, e.to_string()))?;
         let actual = block.digest();
         if actual != *expected {
@@ -253,7 +255,8 @@ impl Block {
     }
 
     /// Bytes that originate here: the digest is whatever they hash to. `Invalid` if they are not 512 KiB.
-    pub fn seal(bytes: Vec<u8>) -> Result<Self> {
+    pub fn seal(bytes: impl Into<Buffer>) -> Result<Self> {
+        let bytes = bytes.into();
         if bytes.len() != BLOCK_SIZE {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -261,7 +264,7 @@ impl Block {
             ));
         }
         // The comparison ends at the first byte that is not zero, so data pays nothing, and zeros are not hashed.
-        if bytes == ZEROS {
+        if *bytes == ZEROS {
             return Ok(Self::Zero);
         }
         let digest = Digest::of(&bytes);

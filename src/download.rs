@@ -22,7 +22,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         // Enough that both cores of a small machine hash while the disk reads and writes.
-        Self { concurrency: 16 }
+        Self { concurrency: 4 }
     }
 }
 

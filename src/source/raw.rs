@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::BlockSource;
-use crate::block::{BLOCK_SIZE, Block, BlockIndex, BlockSet, blocks_for};
+use crate::block::{BLOCK_SIZE, Block, BlockIndex, BlockSet, Buffer, blocks_for};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::VolumeSize;
 use crate::store::Listing;
@@ -141,13 +141,13 @@ impl Image {
 
     fn block(&self, index: BlockIndex) -> Result<Block> {
         self.volume_size.check(index)?;
-        let mut bytes = vec![0; BLOCK_SIZE];
+        let mut bytes = Buffer::new();
         let left = usize::try_from(self.len.saturating_sub(index.start())).unwrap_or(usize::MAX);
-        if let Some(part) = bytes.get_mut(..left.min(BLOCK_SIZE)) {
-            self.file.read_exact_at(part, index.start()).map_err(|e| {
-                Error::io(e, "read", &self.path).context(format!("block {index} of the image"))
-            })?;
-        }
+        let (part, padding) = bytes.split_at_mut(left.min(BLOCK_SIZE));
+        padding.fill(0);
+        self.file.read_exact_at(part, index.start()).map_err(|e| {
+            Error::io(e, "read", &self.path).context(format!("block {index} of the image"))
+        })?;
         Block::seal(bytes)
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 
-use crate::block::{BLOCK_SIZE, Block, Digest};
+use crate::block::{BLOCK_SIZE, Block, Buffer, Digest};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -148,7 +148,7 @@ fn object_path(top: &Path, digest: &Digest) -> PathBuf {
     top.join(name.get(..2).unwrap_or_default()).join(&name)
 }
 
-fn read_whole_block(path: &Path) -> Result<Vec<u8>> {
+fn read_whole_block(path: &Path) -> Result<Buffer> {
     let mut file = File::open(path).map_err(missing)?;
     let len = file.metadata()?.len();
     if u64::try_from(BLOCK_SIZE) != Ok(len) {
@@ -157,7 +157,7 @@ fn read_whole_block(path: &Path) -> Result<Vec<u8>> {
             format!("it has {len} bytes where a block has {BLOCK_SIZE}"),
         ));
     }
-    let mut bytes = vec![0; BLOCK_SIZE];
+    let mut bytes = Buffer::new();
     file.read_exact(&mut bytes)?;
     Ok(bytes)
 }
