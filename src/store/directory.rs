@@ -241,7 +241,9 @@ fn page(
     volume_size.check(from)?;
     let mut set = BlockSet::new();
     let mut end = volume_size.blocks();
-    let numbers = numbers.skip_while(|number| *number < segment_of(from));
+    let numbers = numbers
+        .skip_while(|number| *number < segment_of(from))
+        .take_while(|number| first_of(*number) < volume_size.blocks());
     for (visited, number) in numbers.enumerate() {
         if visited >= PAGE_SEGMENTS || set.len() >= PAGE_BLOCKS {
             end = first_of(number);
@@ -249,7 +251,8 @@ fn page(
         }
         list(number)?
             .into_iter()
-            .filter(|index| *index >= from)
+            // The other snapshot of `changed` may have a larger volume.
+            .filter(|index| *index >= from && volume_size.check(*index).is_ok())
             .for_each(|index| set.push(index));
     }
     Ok(Listing {

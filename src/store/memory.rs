@@ -123,9 +123,11 @@ impl Store for MemoryStore {
             }
             let volume_size = snapshot.info.volume_size;
             volume_size.check(at)?;
+            // The volume of `from` may be larger; of its end this listing does not speak.
+            let end = BlockIndex::new(volume_size.blocks());
             let mut both: Vec<_> = old
-                .range(at..)
-                .chain(snapshot.blocks.range(at..))
+                .range(at..end)
+                .chain(snapshot.blocks.range(at..end))
                 .map(|(index, _)| *index)
                 .collect();
             both.sort_unstable();
