@@ -314,7 +314,13 @@ impl Inner {
             found => return found.map_err(|e| e.context(format!("{id} is damaged"))),
         }
         let pending = match Pending::open(&self.pending_dir(id)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(no_such_snapshot(id)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                // It can have been completed in between; it cannot become pending again.
+                return match self.completed_record(id) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => Err(no_such_snapshot(id)),
+                    found => found.map_err(|e| e.context(format!("{id} is damaged"))),
+                };
+            }
             found => found.map_err(|e| e.context(format!("{id} is damaged")))?,
         };
         let mut record = pending.record.clone();
@@ -323,8 +329,9 @@ impl Inner {
     }
 
     fn list(&self) -> Result<Vec<Record>> {
-        let mut ids = self.ids("snapshots")?;
-        ids.append(&mut self.ids("pending")?);
+        // In this order, as that is the way a snapshot goes: completed meanwhile, it is found twice, not never.
+        let mut ids = self.ids("pending")?;
+        ids.append(&mut self.ids("snapshots")?);
         ids.sort_unstable();
         ids.dedup();
         let mut records = Vec::new();
