@@ -126,9 +126,17 @@ impl Inner {
             &|digest| live.keeps(digest),
             &mut garbage.bytes,
         )?;
-        for file in files_below(&self.objects.tmp_dir())? {
+        let tmp = self.objects.tmp_dir();
+        let mut temporary = files_below(&tmp)?;
+        // A record is written beside its place.
+        let records = files_below(&self.top.join("snapshots"))?.into_iter();
+        temporary.extend(records.filter(|file| file.extension().is_some_and(|e| e == "tmp")));
+        for file in temporary {
             garbage.temporary_files += 1;
             garbage.bytes += remove(&file, dry_run)?;
+        }
+        if !dry_run {
+            remove_empty_dirs(&tmp)?;
         }
         Ok(garbage)
     }
@@ -165,6 +173,22 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Removes the directories in `dir`: what is left of pending snapshots that were being discarded.
+fn remove_empty_dirs(dir: &Path) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| Error::io(e, "read", dir))?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            let path = entry.path();
+            fs::remove_dir(&path).map_err(|e| Error::io(e, "remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 fn bytes_below(dir: &Path) -> u64 {
