@@ -7,9 +7,11 @@
 #![allow(clippy::disallowed_methods)] // Here, and nowhere else.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind as IoKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{RenameFlags, renameat_with};
@@ -96,20 +98,21 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
         .map_err(|e| Error::io(e, "create", path))
 }
 
-/// A file name that no other thread or process uses at this time.
+/// A file name that no other thread or process uses or used.
+///
+/// A process's number would not do: containers that share a directory count theirs alike, and each start anew.
 pub fn unique_name() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!(
-        "{}-{}.tmp",
-        std::process::id(),
+        "{:016x}-{}.tmp",
+        *PROCESS,
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
 }
 
 fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     let temporary = parent(path).join(format!(".{}", unique_name()));
-    // Only a process of the same number that was killed can have left this name.
-    drop(fs::remove_file(&temporary));
     let written = create_private(&temporary).and_then(|mut file| {
         file.write_all(bytes)
             .and_then(|()| file.sync_all())

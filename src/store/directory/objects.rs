@@ -171,8 +171,6 @@ fn missing(e: std::io::Error) -> Error {
 }
 
 fn create_with_parent(path: &Path) -> Result<File> {
-    // The name can be left from a killed process that had this one's number.
-    drop(fs::remove_file(path));
     match (durable::create_private(path), path.parent()) {
         (Err(e), Some(parent)) if e.kind() == ErrorKind::NotFound => {
             durable::create_private_dir(parent)?;
