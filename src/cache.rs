@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use lru::LruCache;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::block::{BLOCK_SIZE, Block, BlockIndex};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::BlockSource;
+use crate::source::{BlockSource, READ_DEADLINE};
 use crate::stats::Stats;
 use crate::store::Listing;
 
@@ -260,12 +261,16 @@ impl BlockSource for CachedSource {
             Ok(block) => return Ok(block),
             Err(flight) => flight,
         };
-        match flight.wait_for(Option::is_some).await.as_deref() {
+        // Behind many others a fetch may begin late; its readers wait no longer for that.
+        let landed = timeout(READ_DEADLINE, flight.wait_for(Option::is_some)).await;
+        let unavailable =
+            |what: &str| Error::new(ErrorKind::Unavailable, format!("block {index}: {what}"));
+        let Ok(landed) = landed else {
+            return Err(unavailable("the store did not answer in time"));
+        };
+        match landed.as_deref() {
             Ok(Some(result)) => result.clone(),
-            Ok(None) | Err(_) => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("the fetch of block {index} ended early"),
-            )),
+            Ok(None) | Err(_) => Err(unavailable("the fetch ended early")),
         }
     }
 }

@@ -1,4 +1,33 @@
-//! ebsfs
+//! Any EBS snapshot as a file: verified to the last byte, fetched when it is read.
+//!
+//! Four address spaces, one trait each, and one module for each crossing:
+//!
+//! ```text
+//!  snapshot id   Store           what snapshots exist, and their blocks     store
+//!       |   SnapshotSource       (store + id -> blocks, fetched lazily)     source
+//!  block index   BlockSource     one snapshot: immutable, verified blocks   source, cache
+//!       |   Image                (blocks -> bytes)                          image
+//!  byte offset   ReadAt          one disk as bytes                          read_at, partition
+//!       |   Catalog              (disks and partitions -> names)            catalog
+//!  file name     Exports         a directory of images                      fuse
+//! ```
+//!
+//! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
+//! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one
+//! type with a closed set of kinds ([`error`]), mapped to errno and exit codes at the edges only.
+//!
+//! A [`block::Block`] cannot exist unhashed, so whatever reaches a reader was verified on its way. [`durable`]
+//! alone syncs and renames. [`cli`] alone reads arguments and prints; `cli/stack.rs` alone names the concrete
+//! types that stand on each other.
+//!
+//! # Where to add
+//! - *A store*: implement [`store::Store`] in `store/`, give it a world in `tests/it/conformance.rs` and a name in
+//!   `cli/stack.rs`.
+//! - *A verb*: a file in `cli/`, a variant of `Command`, a line in the README.
+//! - *A counter*: a field of [`stats::Stats`]; the statistics file shows it under its name.
+//! - *A partition table*: a module in `partition/`, tried by `read_table`.
+//! - *An edge between modules*: a line in `tests/it/layering.rs`, to be argued for.
+
 pub mod block;
 pub mod cache;
 pub mod catalog;

@@ -4,11 +4,12 @@
 //! the two at the bottom: [`SnapshotSource`], a snapshot in a store, fetched lazily, and [`RawSource`], an image
 //! file. Neither keeps blocks: that is the cache's.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, TryStreamExt as _, stream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -42,38 +43,48 @@ pub trait BlockSource: Send + Sync {
     async fn block(&self, index: BlockIndex) -> Result<Block>;
 }
 
-/// The indexes from `from` on that hold data, ascending; listed as they are asked for.
+/// The runs of indexes from `from` on that hold data, ascending; listed as they are asked for.
+pub fn runs(
+    source: &dyn BlockSource,
+    from: BlockIndex,
+) -> impl Stream<Item = Result<Range<u32>>> + '_ {
+    let pages = stream::unfold(Some(from), move |from| async move {
+        let from = from.filter(|from| from.get() < source.count())?;
+        Some(match source.present(from).await {
+            Ok(listing) => (Ok((from.get(), Arc::clone(&listing))), listing.next()),
+            Err(e) => (Err(e), None),
+        })
+    });
+    pages
+        .map_ok(|(from, listing)| {
+            // A listing may begin before it was asked to.
+            let clipped = listing
+                .set
+                .runs()
+                .map(move |run| run.start.max(from)..run.end);
+            stream::iter(
+                clipped
+                    .filter(|run| !run.is_empty())
+                    .map(Ok)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .try_flatten()
+}
+
+/// The indexes of [`runs`], one by one.
 pub fn indexes(
     source: &dyn BlockSource,
     from: BlockIndex,
 ) -> impl Stream<Item = Result<BlockIndex>> + '_ {
-    let pages = stream::unfold(Some(from), move |from| async move {
-        let from = from.filter(|from| from.get() < source.count())?;
-        Some(match source.present(from).await {
-            Ok(listing) => (Ok((from, Arc::clone(&listing))), listing.next()),
-            Err(e) => (Err(e), None),
-        })
-    });
-    pages.flat_map(|page| match page {
-        Ok((from, listing)) => {
-            let indexes: Vec<_> = listing
-                .set
-                .runs()
-                .filter(|run| run.end > from.get())
-                .collect();
-            let first = from.get();
-            stream::iter(indexes)
-                .flat_map(move |run| {
-                    stream::iter((run.start.max(first)..run.end).map(BlockIndex::new).map(Ok))
-                })
-                .left_stream()
-        }
-        Err(e) => stream::iter([Err(e)]).right_stream(),
-    })
+    runs(source, from)
+        .map_ok(|run| stream::iter(run.map(BlockIndex::new).map(Ok)))
+        .try_flatten()
 }
 
-/// How long a fetch may take before its reader is told that the store does not answer.
-const FETCH_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a read may take before it is told that the store does not answer: the kernel cannot be interrupted
+/// while a loop device waits.
+pub const READ_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A completed snapshot in a store.
 ///
@@ -112,8 +123,8 @@ impl SnapshotSource {
     }
 
     async fn in_time<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(FETCH_DEADLINE, what).await.unwrap_or_else(|_| {
-            let seconds = FETCH_DEADLINE.as_secs();
+        timeout(READ_DEADLINE, what).await.unwrap_or_else(|_| {
+            let seconds = READ_DEADLINE.as_secs();
             Err(Error::new(
                 ErrorKind::Unavailable,
                 format!("the store did not answer for {seconds} s"),

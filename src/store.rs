@@ -32,8 +32,8 @@ pub mod memory;
 pub struct Listing {
     /// The blocks listed.
     pub set: BlockSet,
-    /// The indexes about which this page speaks: begins where it was asked to, and is not empty unless that
-    /// was the volume's end. The next page begins at its end.
+    /// The indexes about which this page speaks: begins where it was asked to, and is never empty. The next
+    /// page begins at its end.
     pub covered: Range<u32>,
     /// Size of the (second) snapshot's volume.
     pub volume_size: VolumeSize,

@@ -75,6 +75,11 @@ pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
     }
 }
 
+/// Sends stderr, and with it the log, to a file.
+pub(super) fn log_to(path: &Path) -> Result<()> {
+    Ok(rustix::stdio::dup2_stderr(open_log(path)?)?)
+}
+
 fn open_log(path: &Path) -> Result<File> {
     if let Some(parent) = path.parent() {
         durable::create_private_dir(parent)?;

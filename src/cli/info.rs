@@ -1,6 +1,7 @@
 //! `ebsfs info`: one snapshot in detail.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use clap::Args;
@@ -15,7 +16,7 @@ use crate::cache::BlockCache;
 use crate::error::Result;
 use crate::partition::{Table, read_table};
 use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
-use crate::source::indexes;
+use crate::source::runs;
 
 #[derive(Args)]
 pub(super) struct Info {
@@ -41,9 +42,11 @@ impl Info {
         let contents = match info.status {
             Status::Completed => {
                 let source = stack::snapshot(&store, &info);
-                let present = indexes(&source, BlockIndex::ZERO);
-                let blocks = runtime
-                    .block_on(present.try_fold(0, |count, _| future::ready(Ok(count + 1))))?;
+                let count = |blocks, run: Range<u32>| {
+                    future::ready(Ok(blocks + u64::from(run.end - run.start)))
+                };
+                let blocks =
+                    runtime.block_on(runs(&source, BlockIndex::ZERO).try_fold(0, count))?;
                 let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
                 let (disk, _) = stack::opener(&store, &cache, &runtime)(&info);
                 Some(Contents {

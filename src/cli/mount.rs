@@ -26,7 +26,7 @@ pub(super) struct Mount {
     #[arg(required = true, value_name = "SNAPSHOT... MOUNTPOINT")]
     arguments: Vec<String>,
 
-    /// Stay in the foreground, log to stderr
+    /// Stay in the foreground; log to stderr unless --log-file is given
     #[arg(short, long)]
     foreground: bool,
 
@@ -38,7 +38,7 @@ pub(super) struct Mount {
     #[arg(long)]
     allow_other: bool,
 
-    /// Where the detached daemon logs [default: a file for each mount point in the user's state directory]
+    /// Where to log [default when detached: a file for each mount point in the user's state directory]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
 
@@ -136,11 +136,14 @@ impl Mount {
             opener,
             named,
         )?);
-        let log_file = if self.detached {
+        let log_file = if self.detached || self.log_file.is_some() {
             self.log_file(&mountpoint).ok()
         } else {
             None
         };
+        if let (false, Some(path)) = (self.detached, &log_file) {
+            daemon::log_to(path)?;
+        }
         let control = control(&catalog, &cache, &store.identity(), &mountpoint, log_file);
 
         let (tell, events) = mpsc::channel();
@@ -153,10 +156,16 @@ impl Mount {
         let exports: Arc<dyn Exports> = Arc::<Catalog>::clone(&catalog);
         fuse::mount(exports, control, &config, ended)?;
         info!("mounted on {}", mountpoint.display());
-        if self.detached {
-            daemon::ready()?;
+        let ready = if self.detached {
+            daemon::ready()
+        } else {
+            Ok(())
+        };
+        if let Err(e) = ready.and_then(|()| until_ended(&events, &mountpoint)) {
+            // Without this process the mount would be a dead one.
+            drop(detach(&mountpoint, true));
+            return Err(e.into());
         }
-        until_ended(&events, &mountpoint)?;
         info!(
             "unmounted from {}: {}",
             mountpoint.display(),
@@ -228,7 +237,7 @@ fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
 
 /// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
 /// device, the daemon waits and does not pull the disk away. A second signal ends it all the same.
-fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Outcome {
+fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Result<()> {
     let mut leaving = false;
     loop {
         let event = if leaving {

@@ -217,7 +217,9 @@ fn contains_store(path: &Path) -> Result<bool> {
     };
     for entry in entries {
         // A header that was being written when the machine stopped is no obstacle.
-        if !entry?.file_name().to_string_lossy().ends_with(".tmp") {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if !(name.starts_with('.') && name.ends_with(".tmp")) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
@@ -403,7 +405,14 @@ impl Inner {
         record.info.volume_size.check(index)?;
         let segment = self.segment(&*self.root(&record)?, segment_of(index))?;
         match segment.and_then(|segment| segment.get(index)) {
-            Some(digest) => self.objects.read_block(&digest),
+            Some(digest) => self.objects.read_block(&digest).map_err(|e| {
+                // Deleted and collected by another process since it was opened here: that is no damage.
+                if self.snapshot_path(id).exists() {
+                    e
+                } else {
+                    no_such_snapshot(id)
+                }
+            }),
             None => Ok(Block::Zero),
         }
     }
@@ -547,6 +556,13 @@ impl Inner {
     fn write_tree(&self, pending: &Pending, seal: &Seal) -> Result<Option<Digest>> {
         let id = &pending.record.info.id;
         let may_have_lost_puts = pending.record.boot != boot_id();
+        if may_have_lost_puts && seal.checksum.is_none() {
+            // A count cannot tell a block from the one that it had replaced.
+            let what = format!(
+                "{id}: the machine was restarted since it was started: a checksum is needed"
+            );
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         let mut root = Root::clone(&*self.root(&pending.record)?);
         let mut count = 0;
         let mut linear = Hasher::default();

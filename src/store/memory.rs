@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -59,7 +60,9 @@ impl MemoryStore {
             .unwrap_or_else(PoisonError::into_inner);
         let now = (self.clock)();
         for snapshot in snapshots.values_mut() {
-            let idle = now.duration_since(snapshot.last_put).unsigned_abs();
+            // A clock that was set back makes nothing expire.
+            let idle =
+                Duration::try_from(now.duration_since(snapshot.last_put)).unwrap_or_default();
             if snapshot.info.status == Status::Pending && idle > snapshot.new.timeout {
                 snapshot.info.status = Status::Error;
             }

@@ -13,7 +13,7 @@ const BLOCK: usize = 512 * 1024;
 const THREADS: usize = 2;
 
 /// Copies `from` to `to`, which must not exist, and returns a byte of every digest, so that none is left out.
-pub fn read_hash_write_sync(from: &Path, to: &Path) -> u64 {
+pub(crate) fn read_hash_write_sync(from: &Path, to: &Path) -> u64 {
     let source = File::open(from).expect("open the source");
     let len = source.metadata().expect("length of the source").len();
     let target = File::create_new(to).expect("create the target");
