@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, pin_mut};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::block::{Block, BlockIndex};
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BlockSource, indexes};
 
@@ -100,7 +101,9 @@ fn write(file: &File, target: Target, index: BlockIndex, block: &Block) -> Resul
         return Ok(());
     }
     file.write_all_at(block.bytes(), index.start())
-        .map_err(|e| Error::from(e).context(format!("cannot write block {index}")))
+        .map_err(|e| Error::from(e).context(format!("cannot write block {index}")))?;
+    durable::begin(file, index.start(), block.bytes().len());
+    Ok(())
 }
 
 /// Makes the blocks from `start` up to `end` read as zeros.

@@ -9,6 +9,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind as IoKind, Write as _};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -55,6 +56,13 @@ pub fn place(temporary: &Path, path: &Path) -> Result<()> {
 pub fn flush(dir: &File) -> Result<()> {
     rustix::fs::syncfs(dir)
         .map_err(|e| Error::from(e).context("cannot make what was written durable"))
+}
+
+/// Lets the kernel begin to write a range of `file`, so that a later sync has less to wait for. Promises nothing.
+pub fn begin(file: &File, offset: u64, len: usize) {
+    // Advice that the range is not needed starts its writeback; what is being written stays cached.
+    let len = u64::try_from(len).ok().and_then(NonZeroU64::new);
+    let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::DontNeed);
 }
 
 /// Makes a file's data and size durable.

@@ -129,7 +129,9 @@ impl Objects {
         let temporary = self.tmp_dir().join(durable::unique_name());
         let written = create_with_parent(&temporary).and_then(|mut file| {
             file.write_all(bytes)
-                .map_err(|e| Error::io(e, "write", path))
+                .map_err(|e| Error::io(e, "write", path))?;
+            durable::begin(&file, 0, bytes.len());
+            Ok(())
         });
         if let Err(e) = written {
             drop(fs::remove_file(&temporary));
