@@ -1,8 +1,8 @@
 //! A raw image, a file or a block device, as blocks: padded with absent blocks to whole GiB.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,10 +32,9 @@ const PAGE_RUNS: usize = 1024;
 impl RawSource {
     /// Opens the image at `path`; `Invalid` if it is empty, too large or no file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| Error::io(e, "open", path))?;
-        let kind = file
-            .metadata()
-            .map_err(|e| Error::io(e, "read", path))?
+        // Before it is opened: a pipe would keep the open waiting for somebody who writes into it.
+        let kind = fs::metadata(path)
+            .map_err(|e| Error::io(e, "open", path))?
             .file_type();
         if kind.is_dir() {
             return Err(Error::new(
@@ -43,11 +42,20 @@ impl RawSource {
                 format!("{} is a directory, not a disk image", path.display()),
             ));
         }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{} is no disk image: it must be a file or a block device",
+                    path.display()
+                ),
+            ));
+        }
+        let mut file = File::open(path).map_err(|e| Error::io(e, "open", path))?;
         // The only length that block devices tell, too.
-        let len = file.seek(SeekFrom::End(0)).map_err(|e| {
-            Error::io(e, "find the length of", path)
-                .context("an image must be a file or a block device")
-        })?;
+        let len = file
+            .seek(SeekFrom::End(0))
+            .map_err(|e| Error::io(e, "find the length of", path))?;
         let volume_size = VolumeSize::holding(len)
             .map_err(|e| e.context(format!("cannot use {}", path.display())))?;
         Ok(Self {
