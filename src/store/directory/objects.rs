@@ -131,14 +131,14 @@ impl Objects {
             file.write_all(bytes)
                 .map_err(|e| Error::io(e, "write", path))?;
             durable::begin(&file, 0, bytes.len());
-            Ok(())
+            match path.parent() {
+                Some(parent) if !parent.exists() => durable::create_private_dir(parent),
+                _ => Ok(()),
+            }
         });
         if let Err(e) = written {
             drop(fs::remove_file(&temporary));
             return Err(e);
-        }
-        if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-            durable::create_private_dir(parent)?;
         }
         durable::place(&temporary, path)
     }
