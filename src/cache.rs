@@ -149,13 +149,13 @@ impl CachedSource {
         let landing = Landing {
             cache: Arc::clone(&self.cache),
             key,
+            land,
         };
         tokio::spawn(fetch(
             Arc::clone(&self.source),
             index,
             Arc::clone(&self.stats),
             landing,
-            land,
         ));
         Err(flight)
     }
@@ -167,7 +167,6 @@ async fn fetch(
     index: BlockIndex,
     stats: Arc<Stats>,
     landing: Landing,
-    land: watch::Sender<Option<Result<Block>>>,
 ) {
     let fetched = {
         let cache = Arc::clone(&landing.cache);
@@ -182,13 +181,10 @@ async fn fetch(
             stats
                 .fetched_bytes
                 .add(u64::try_from(block.bytes().len()).unwrap_or(0));
-            landing.keep(block.clone());
         }
         Err(_) => stats.failed_fetches.add(1),
     }
-    // From here on a new reader finds the block, or starts another fetch.
-    drop(landing);
-    land.send_replace(Some(fetched));
+    landing.finish(fetched);
 }
 
 /// Room for a block that is on its way.
@@ -209,24 +205,35 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// Takes a fetch off the list however it ends, also by a panic.
+/// Takes a fetch off the list however it ends, also by a panic, and only then lets those who wait go on: one
+/// who asks again must find the block, or start another fetch.
 struct Landing {
     cache: Arc<BlockCache>,
     key: Key,
+    land: watch::Sender<Option<Result<Block>>>,
 }
 
 impl Landing {
-    fn keep(&self, block: Block) {
-        let mut state = self.cache.lock();
-        state.insert(self.key, block);
-        state.shrink(self.cache.capacity);
-        state.flights.remove(&self.key);
+    fn finish(self, fetched: Result<Block>) {
+        {
+            let mut state = self.cache.lock();
+            if let Ok(block) = &fetched {
+                state.insert(self.key, block.clone());
+                state.shrink(self.cache.capacity);
+            }
+            state.flights.remove(&self.key);
+        }
+        self.land.send_replace(Some(fetched));
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.cache.lock().flights.remove(&self.key);
+        // `land` is dropped after this, which wakes those who wait if they were not told.
+        let closed = self.land.borrow().is_none();
+        if closed {
+            self.cache.lock().flights.remove(&self.key);
+        }
     }
 }
 
