@@ -1,5 +1,6 @@
 //! `ebsfs delete`: asks, then deletes.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::Args;
@@ -26,8 +27,9 @@ impl Delete {
         let store = stack::open_store(common)?;
         let runtime = stack::runtime()?;
         // All are looked up before the first is deleted: a slip in one name deletes nothing.
+        let snapshots: BTreeSet<_> = self.snapshots.iter().collect();
         let mut found = Vec::new();
-        for id in &self.snapshots {
+        for id in &snapshots {
             match runtime.block_on(store.info(id)) {
                 Ok(info) => found.push(format!(
                     "{id}  {}  {}  {:.0}  {}",
@@ -44,7 +46,7 @@ impl Delete {
         if !self.yes && !confirmed(&found)? {
             return Err(Error::new(ErrorKind::Invalid, "nothing was deleted").into());
         }
-        for id in &self.snapshots {
+        for id in snapshots {
             runtime.block_on(store.delete(id))?;
             log::info!("{id}: deleted");
         }
