@@ -2,7 +2,6 @@
 //!
 //! Only this module reads arguments and the environment, and only it prints: results on stdout, everything
 //! else on stderr. `stack.rs` alone decides which implementations stand on which.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::{self, Write as _};
 
@@ -179,7 +178,8 @@ fn print_json(value: &impl serde::Serialize) -> Outcome {
 
 /// Tells the user something that is not a result.
 fn tell(text: &str) {
-    eprintln!("ebsfs: {text}");
+    // Nobody may be there to read it, which is no reason to stop.
+    drop(writeln!(io::stderr(), "ebsfs: {text}"));
 }
 
 /// A number of bytes as typed: `256MiB`, `64M`, `1g`, `4194304`.
