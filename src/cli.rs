@@ -35,8 +35,9 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room); 2 the request makes no sense or
-contradicts what exists; 3 not found; 4 permission denied; 5 data is damaged; 6 not available now, try again;
+Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room);
+2 the request makes no sense or contradicts what exists; 3 not found;
+4 permission denied; 5 data is damaged; 6 not available now, try again;
 130 interrupted; 141 the reader of the output went away.";
 
 /// Options that every verb takes, before or after it.
