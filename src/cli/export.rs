@@ -24,7 +24,7 @@ use crate::download::{Config, Target, to_file, to_stream};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
-use crate::source::SnapshotSource;
+use crate::source::{BlockSource as _, SnapshotSource};
 
 #[derive(Args)]
 pub(super) struct Export {
@@ -64,6 +64,8 @@ impl Export {
         let runtime = stack::runtime()?;
         let info = runtime.block_on(store.info(&self.snapshot))?;
         let source = stack::snapshot(&store, &info);
+        // Before anything is made or written: one that is pending or damaged is refused here.
+        runtime.block_on(source.present(BlockIndex::ZERO))?;
         let checkpoint = |path: &Path| {
             Checkpoint::of(
                 "export",
