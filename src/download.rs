@@ -1,7 +1,7 @@
 //! A whole disk out of a source: into a file or a device at its place, or into a stream in order.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -84,11 +84,14 @@ pub async fn to_stream(
     let mut done = 0;
     while let Some((index, block)) = blocks.try_next().await? {
         for absent in done..index.get() {
-            out.write_all(Block::Zero.bytes())?;
-            progress(BlockIndex::new(absent + 1));
+            let absent = BlockIndex::new(absent);
+            out.write_all(Block::Zero.bytes())
+                .map_err(|e| cannot_write(absent, e))?;
+            progress(BlockIndex::new(absent.get() + 1));
         }
         if index < end {
-            out.write_all(block.bytes())?;
+            out.write_all(block.bytes())
+                .map_err(|e| cannot_write(index, e))?;
             done = index.get() + 1;
             progress(BlockIndex::new(done));
         }
@@ -101,9 +104,13 @@ fn write(file: &File, target: Target, index: BlockIndex, block: &Block) -> Resul
         return Ok(());
     }
     file.write_all_at(block.bytes(), index.start())
-        .map_err(|e| Error::from(e).context(format!("cannot write block {index}")))?;
+        .map_err(|e| cannot_write(index, e))?;
     durable::begin(file, index.start(), block.bytes().len());
     Ok(())
+}
+
+fn cannot_write(index: BlockIndex, error: io::Error) -> Error {
+    Error::from(error).context(format!("cannot write block {index}"))
 }
 
 /// Makes the blocks from `start` up to `end` read as zeros.

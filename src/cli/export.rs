@@ -75,7 +75,7 @@ impl Export {
         if self.target == Path::new("-") {
             // Not through the standard handle, which looks for line feeds in all that it writes.
             let stdout = rustix::io::dup(rustix::stdio::stdout()).map_err(Error::from)?;
-            return stream(&runtime, &source, &info, &mut File::from(stdout));
+            return stream(&runtime, &source, &info, &mut File::from(stdout), "stdout");
         }
         let meta = match std::fs::metadata(&self.target) {
             Ok(meta) => Some(meta),
@@ -100,7 +100,8 @@ impl Export {
                     .write(true)
                     .open(&self.target)
                     .map_err(|e| Error::io(e, "open", &self.target))?;
-                stream(&runtime, &source, &info, &mut out)
+                let shown = self.target.display().to_string();
+                stream(&runtime, &source, &info, &mut out, &shown)
             }
             existing => {
                 if existing.is_some() && !self.force {
@@ -333,6 +334,7 @@ fn stream(
     source: &SnapshotSource,
     info: &SnapshotInfo,
     out: &mut dyn Write,
+    shown: &str,
 ) -> Outcome {
     let progress = Progress::new("export", info.volume_size.bytes());
     let mut out = Pipe { out, broken: false };
@@ -343,10 +345,12 @@ fn stream(
         work,
         "an export to a stream cannot be continued",
     ));
-    if out.broken {
-        Err(Stop::BrokenPipe)
-    } else {
-        done
+    match done {
+        _ if out.broken => Err(Stop::BrokenPipe),
+        Err(Stop::Failed(e)) => Err(Stop::Failed(
+            e.context(format!("the export to {shown} is not complete")),
+        )),
+        done => done,
     }
 }
 
