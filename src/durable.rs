@@ -16,6 +16,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -35,7 +36,7 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<bool> {
         Err(errno) => {
             drop(fs::remove_file(&temporary));
             match errno {
-                rustix::io::Errno::EXIST => Ok(false),
+                Errno::EXIST => Ok(false),
                 _ => Err(Error::io(errno.into(), "create", path)),
             }
         }
@@ -48,6 +49,16 @@ pub fn place(temporary: &Path, path: &Path) -> Result<()> {
         drop(fs::remove_file(temporary));
         Error::io(e, "create", path)
     })
+}
+
+/// Like [`place`], but never replaces: `Conflict` if `path` exists, and both files stay.
+pub fn place_new(temporary: &Path, path: &Path) -> Result<()> {
+    let cwd = rustix::fs::CWD;
+    match renameat_with(cwd, temporary, cwd, path, RenameFlags::NOREPLACE) {
+        // Not every file system can; there, this is as near as it gets.
+        Err(Errno::INVAL) if !path.exists() => place(temporary, path),
+        renamed => renamed.map_err(|e| Error::io(e.into(), "create", path)),
+    }
 }
 
 /// Makes everything durable that was written to the file system that holds `dir`.

@@ -148,7 +148,18 @@ impl Export {
         };
         export.run(runtime, source, info, &self.target)?;
         durable::sync_file(&export.file, &partial)?;
-        durable::place(&partial, path)?;
+        if self.force {
+            durable::place(&partial, path)?;
+        } else {
+            durable::place_new(&partial, path).map_err(|e| match e.kind() {
+                ErrorKind::Conflict => e.context(format!(
+                    "{} appeared meanwhile; the export is complete in {}",
+                    path.display(),
+                    partial.display()
+                )),
+                _ => e,
+            })?;
+        }
         durable::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
         checkpoint.clear();
         Ok(())
