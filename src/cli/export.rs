@@ -133,7 +133,7 @@ impl Export {
         let (file, from) = match self.continued(&partial, checkpoint)? {
             Some(found) => found,
             None => (
-                create(&partial, self.force || self.go_on)?,
+                create(&partial, self.force || self.go_on, checkpoint)?,
                 BlockIndex::ZERO,
             ),
         };
@@ -326,18 +326,21 @@ impl InPlace<'_> {
 }
 
 /// A new partial file. One that is left from before is only replaced when that was asked for.
-fn create(partial: &Path, replace: bool) -> Result<File> {
-    match durable::create_private(partial) {
-        Err(e) if e.kind() == ErrorKind::Conflict && replace => {
-            durable::remove(partial)?;
-            durable::create_private(partial)
-        }
-        Err(e) if e.kind() == ErrorKind::Conflict => Err(e.context(format!(
+fn create(partial: &Path, replace: bool, checkpoint: &Checkpoint) -> Result<File> {
+    if !replace && partial.symlink_metadata().is_ok() {
+        let what = format!(
             "{} is left from an interrupted export: --continue goes on with it, --force starts again",
             partial.display()
-        ))),
-        created => created,
+        );
+        return Err(Error::new(ErrorKind::Conflict, what));
     }
+    // A new file can get the number of one that was removed. If the note of that one were still there when
+    // this is interrupted, it would be gone on with from where the other had come to.
+    checkpoint.clear();
+    if replace {
+        durable::remove(partial)?;
+    }
+    durable::create_private(partial)
 }
 
 fn stream(
