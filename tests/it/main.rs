@@ -1,7 +1,28 @@
-//! Everything that is tested from outside, in one binary.
-#![allow(clippy::unwrap_used, clippy::as_conversions, missing_docs)]
+//! Everything that is tested from outside, in one binary: the program, and the library through its public names.
+#![allow(
+    clippy::unwrap_used,
+    clippy::as_conversions,
+    clippy::print_stderr,
+    missing_docs
+)]
 
+mod cache;
+mod cli_delete;
+mod cli_device;
+mod cli_export;
+mod cli_import;
+mod cli_show;
+mod cli_store;
 mod common;
 mod conformance;
+mod crash;
+mod devices;
 mod directory;
+mod flaky_store;
+mod full_disk;
+mod images;
+mod layering;
 mod model;
+mod program;
+mod resume;
+mod together;
