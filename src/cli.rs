@@ -101,6 +101,14 @@ impl From<Error> for Stop {
 }
 
 impl Stop {
+    /// The same, with what can be done if something failed.
+    fn context(self, what: &str) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(error.context(what)),
+            other => other,
+        }
+    }
+
     /// What the shell is told.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -23,32 +23,30 @@ use crate::error::{Error, ErrorKind, Result};
 /// Makes `path` hold exactly `bytes`, durably, replacing what was there.
 pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = write_beside(path, bytes)?;
-    place(&temporary, path)?;
+    if let Err(e) = place(&temporary, path) {
+        drop(fs::remove_file(&temporary));
+        return Err(e);
+    }
     sync_dir(parent(path))
 }
 
 /// Like [`publish`], but never replaces: `false` if `path` existed, which is then untouched.
 pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     let temporary = write_beside(path, bytes)?;
-    let cwd = rustix::fs::CWD;
-    match renameat_with(cwd, &temporary, cwd, path, RenameFlags::NOREPLACE) {
+    let placed = place_new(&temporary, path);
+    if placed.is_err() {
+        drop(fs::remove_file(&temporary));
+    }
+    match placed {
         Ok(()) => sync_dir(parent(path)).map(|()| true),
-        Err(errno) => {
-            drop(fs::remove_file(&temporary));
-            match errno {
-                Errno::EXIST => Ok(false),
-                _ => Err(Error::io(errno.into(), "create", path)),
-            }
-        }
+        Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
-/// Renames `temporary` to `path` without any sync; removes it if that fails.
+/// Renames `temporary` to `path`, replacing what was there, without any sync. If that fails both stay.
 pub fn place(temporary: &Path, path: &Path) -> Result<()> {
-    fs::rename(temporary, path).map_err(|e| {
-        drop(fs::remove_file(temporary));
-        Error::io(e, "create", path)
-    })
+    fs::rename(temporary, path).map_err(|e| Error::io(e, "create", path))
 }
 
 /// Like [`place`], but never replaces: `Conflict` if `path` exists, and both files stay.

@@ -5,26 +5,26 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use indicatif::HumanBytes;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
+use self::in_place::InPlace;
 use super::interrupt::unless_interrupted;
 use super::progress::Progress;
 use super::state::Checkpoint;
 use super::{Common, Outcome, Stop, stack, tell};
 use crate::block::BlockIndex;
-use crate::download::{Config, Target, to_file, to_stream};
+use crate::download::{Config, Target, to_stream};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::source::{BlockSource as _, SnapshotSource};
+
+mod in_place;
 
 #[derive(Args)]
 pub(super) struct Export {
@@ -43,18 +43,6 @@ pub(super) struct Export {
     go_on: bool,
 }
 
-/// How far an export has come.
-#[derive(Deserialize, Serialize)]
-struct Unfinished {
-    /// Tells the partial file, or the device, from another of the same name.
-    inode: u64,
-    /// All blocks before it are durable.
-    next: u32,
-}
-
-/// Bytes between two notes of how far it has come. Each waits for the disk.
-const NOTE_EVERY: u64 = 1 << 30;
-
 /// A device that begins with so many zeros is taken for a new one.
 const BLANK: usize = 1 << 20;
 
@@ -66,11 +54,15 @@ impl Export {
         let source = stack::snapshot(&store, &info);
         // Before anything is made or written: one that is pending or damaged is refused here.
         runtime.block_on(source.present(BlockIndex::ZERO))?;
-        let checkpoint = |path: &Path| {
-            Checkpoint::of(
+        let in_place = |path: &Path| InPlace {
+            runtime: &runtime,
+            source: &source,
+            info: &info,
+            shown: &self.target,
+            checkpoint: Checkpoint::of(
                 "export",
                 &[&store.identity(), info.id.as_str(), &path.to_string_lossy()],
-            )
+            ),
         };
         if self.target == Path::new("-") {
             // Not through the standard handle, which looks for line feeds in all that it writes.
@@ -93,7 +85,7 @@ impl Export {
             Some(meta) if meta.file_type().is_block_device() => {
                 let path = std::fs::canonicalize(&self.target)
                     .map_err(|e| Error::io(e, "find", &self.target))?;
-                self.to_device(&runtime, &source, &info, &path, &checkpoint(&path))
+                self.to_device(&in_place(&path), &path)
             }
             Some(meta) if !meta.is_file() => {
                 let mut out = File::options()
@@ -114,40 +106,31 @@ impl Export {
                     None => std::path::absolute(&self.target),
                 };
                 let path = path.map_err(|e| Error::io(e, "find", &self.target))?;
-                self.to_new_file(&runtime, &source, &info, &path, &checkpoint(&path))
+                self.to_new_file(&in_place(&path), &path)
             }
         }
     }
 
-    fn to_new_file(
-        &self,
-        runtime: &Runtime,
-        source: &SnapshotSource,
-        info: &SnapshotInfo,
-        path: &Path,
-        checkpoint: &Checkpoint,
-    ) -> Outcome {
+    fn to_new_file(&self, export: &InPlace<'_>, path: &Path) -> Outcome {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let (file, from) = match self.continued(&partial, checkpoint)? {
+        let continued = if self.go_on {
+            export.continued(&partial)?
+        } else {
+            None
+        };
+        let (file, from) = match continued {
             Some(found) => found,
             None => (
-                create(&partial, self.force || self.go_on, checkpoint)?,
+                export.create(&partial, self.force || self.go_on)?,
                 BlockIndex::ZERO,
             ),
         };
-        file.set_len(info.volume_size.bytes())
+        let bytes = export.info.volume_size.bytes();
+        file.set_len(bytes)
             .map_err(|e| Error::io(e, "size", &partial))?;
-        let export = InPlace {
-            file: Arc::new(file),
-            path: &partial,
-            target: Target::New,
-            from,
-            checkpoint,
-        };
-        export.run(runtime, source, info, &self.target)?;
-        durable::sync_file(&export.file, &partial)?;
+        export.write(file, &partial, Target::New, from)?;
         if self.force {
             durable::place(&partial, path)?;
         } else {
@@ -161,186 +144,65 @@ impl Export {
             })?;
         }
         durable::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
-        checkpoint.clear();
+        export.checkpoint.clear();
         Ok(())
     }
 
-    /// The file or device of an interrupted export, and where to go on.
-    fn continued(
-        &self,
-        path: &Path,
-        checkpoint: &Checkpoint,
-    ) -> Result<Option<(File, BlockIndex)>> {
-        if !self.go_on {
-            return Ok(None);
-        }
-        let opened = File::options()
-            .write(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .ok();
-        let unfinished: Option<Unfinished> = checkpoint.load();
-        if let (Some(file), Some(before)) = (opened, unfinished)
-            && file.metadata().is_ok_and(|meta| meta.ino() == before.inode)
-        {
-            return Ok(Some((file, BlockIndex::new(before.next))));
-        }
-        tell("there is no interrupted export of this snapshot to this place: starting one");
-        Ok(None)
-    }
-
-    fn to_device(
-        &self,
-        runtime: &Runtime,
-        source: &SnapshotSource,
-        info: &SnapshotInfo,
-        path: &Path,
-        checkpoint: &Checkpoint,
-    ) -> Outcome {
+    fn to_device(&self, export: &InPlace<'_>, path: &Path) -> Outcome {
+        let shown = path.display();
         // Exclusive: the kernel refuses if the device or a part of it is mounted or otherwise claimed.
-        let mut device = OpenOptions::new()
+        let claimed = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_EXCL)
-            .open(path)
-            .map_err(|e| {
-                let in_use = e.kind() == io::ErrorKind::ResourceBusy;
-                let e = Error::io(e, "open", path);
-                if in_use {
-                    e.context(format!(
-                        "{} is mounted or in use: unmount it first",
-                        path.display()
-                    ))
-                } else {
-                    e
-                }
-            })?;
+            .open(path);
+        let mut device = claimed.map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => Error::io(e, "open", path)
+                .context(format!("{shown} is mounted or in use: unmount it first")),
+            _ => Error::io(e, "open", path),
+        })?;
         let size = device
             .seek(SeekFrom::End(0))
             .map_err(|e| Error::io(e, "find the size of", path))?;
-        let bytes = info.volume_size.bytes();
+        let bytes = export.info.volume_size.bytes();
         if size < bytes {
+            let (has, info) = (HumanBytes(size), export.info);
             let what = format!(
-                "{} has {}, and {} needs {}",
-                path.display(),
-                HumanBytes(size),
-                info.id,
-                info.volume_size
+                "{shown} has {has}, and {} needs {}",
+                info.id, info.volume_size
             );
             return Err(Error::new(ErrorKind::Invalid, what).into());
         }
-        let from = self.continued(path, checkpoint)?.map(|(_, from)| from);
-        let mut head = vec![0; BLANK];
-        device
-            .read_exact_at(&mut head, 0)
-            .map_err(|e| Error::io(e, "read", path))?;
-        if from.is_none() && !self.force && head.iter().any(|byte| *byte != 0) {
-            let what = format!("{} holds something: --force writes over it", path.display());
-            return Err(Error::new(ErrorKind::Conflict, what).into());
-        }
-        let from = from.unwrap_or(BlockIndex::ZERO);
-        let export = InPlace {
-            file: Arc::new(device),
-            path,
-            target: Target::Used,
-            from,
-            checkpoint,
+        let continued = if self.go_on {
+            export.continued(path)?
+        } else {
+            None
         };
-        export.run(runtime, source, info, &self.target)?;
-        durable::sync_file(&export.file, path)?;
-        checkpoint.clear();
+        let from = match continued {
+            Some((_, from)) => from,
+            None if self.force || is_blank(&device, path)? => BlockIndex::ZERO,
+            None => {
+                let what = format!("{shown} holds something: --force writes over it");
+                return Err(Error::new(ErrorKind::Conflict, what).into());
+            }
+        };
+        export.write(device, path, Target::Used, from)?;
+        export.checkpoint.clear();
         if size > bytes {
             tell(&format!(
-                "{} is larger than the volume: what lies behind {bytes} bytes is as it was",
-                path.display()
+                "{shown} is larger than the volume: what lies behind {bytes} bytes is as it was"
             ));
         }
         Ok(())
     }
 }
 
-/// An export into something that can be written anywhere.
-struct InPlace<'a> {
-    file: Arc<File>,
-    path: &'a Path,
-    target: Target,
-    from: BlockIndex,
-    checkpoint: &'a Checkpoint,
-}
-
-impl InPlace<'_> {
-    fn run(
-        &self,
-        runtime: &Runtime,
-        source: &SnapshotSource,
-        info: &SnapshotInfo,
-        shown: &Path,
-    ) -> Outcome {
-        let inode = self
-            .file
-            .metadata()
-            .map_err(|e| Error::io(e, "read", self.path))?
-            .ino();
-        let note = |next: BlockIndex| {
-            self.checkpoint.save(&Unfinished {
-                inode,
-                next: next.get(),
-            })
-        };
-        note(self.from)?;
-        let progress = Progress::new("export", info.volume_size.bytes());
-        progress.starts_at(self.from);
-        let noted = AtomicU64::new(self.from.start());
-        let reached = |next: BlockIndex| {
-            progress.reached(next);
-            if next.start() - noted.load(Ordering::Relaxed) >= NOTE_EVERY {
-                noted.store(next.start(), Ordering::Relaxed);
-                durable::sync_file(&self.file, self.path)?;
-                note(next)?;
-            }
-            Ok(())
-        };
-        let config = Config::default();
-        let work = to_file(
-            source,
-            &self.file,
-            self.target,
-            self.from,
-            &config,
-            &reached,
-        );
-        let go_on = format!(
-            "`ebsfs export --continue {} {}` goes on with it",
-            info.id,
-            shown.display()
-        );
-        runtime
-            .block_on(unless_interrupted(work, &go_on))
-            .map_err(|stop| match stop {
-                Stop::Failed(e) => Stop::Failed(
-                    e.context(format!("{} is not complete ({go_on})", self.path.display())),
-                ),
-                other => other,
-            })
-    }
-}
-
-/// A new partial file. One that is left from before is only replaced when that was asked for.
-fn create(partial: &Path, replace: bool, checkpoint: &Checkpoint) -> Result<File> {
-    if !replace && partial.symlink_metadata().is_ok() {
-        let what = format!(
-            "{} is left from an interrupted export: --continue goes on with it, --force starts again",
-            partial.display()
-        );
-        return Err(Error::new(ErrorKind::Conflict, what));
-    }
-    // A new file can get the number of one that was removed. If the note of that one were still there when
-    // this is interrupted, it would be gone on with from where the other had come to.
-    checkpoint.clear();
-    if replace {
-        durable::remove(partial)?;
-    }
-    durable::create_private(partial)
+fn is_blank(device: &File, path: &Path) -> Result<bool> {
+    let mut head = vec![0; BLANK];
+    device
+        .read_exact_at(&mut head, 0)
+        .map_err(|e| Error::io(e, "read", path))?;
+    Ok(head.iter().all(|byte| *byte == 0))
 }
 
 fn stream(

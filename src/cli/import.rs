@@ -103,7 +103,9 @@ impl Import {
                 "{} stays pending; `ebsfs import --continue {shown}` goes on with it",
                 info.id
             );
-            runtime.block_on(unless_interrupted(work, &go_on))?;
+            runtime
+                .block_on(unless_interrupted(work, &go_on))
+                .map_err(|stop| stop.context(&go_on))?;
         }
         checkpoint.clear();
         if image_state(&path, source.len())? != image {

@@ -85,12 +85,11 @@ fn table(all: &[SnapshotInfo]) -> String {
 /// Text from a store without what could steer a terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| {
-            if c.is_control() {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
+        .map(|c| match c {
+            // These turn the direction of writing around, so that a text reads as another one.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
         })
         .collect()
 }

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cache", &["error", "stats", "block", "store", "source"]),
     ("image", &["error", "block", "read_at", "store", "source"]),
     ("upload", &["error", "block", "snapshot", "store", "source"]),
-    ("download", &["error", "block", "source"]),
+    ("download", &["error", "block", "durable", "source"]),
     (
         "catalog",
         &[

@@ -136,11 +136,11 @@ impl Objects {
                 _ => Ok(()),
             }
         });
-        if let Err(e) = written {
+        let placed = written.and_then(|()| durable::place(&temporary, path));
+        if placed.is_err() {
             drop(fs::remove_file(&temporary));
-            return Err(e);
         }
-        durable::place(&temporary, path)
+        placed
     }
 }
 
