@@ -253,11 +253,9 @@ fn length(text: &str) -> u64 {
 fn failed(export: &Export, what: &str, e: &Error) -> Errno {
     export.stats.errors.add(1);
     error!("{}: {what}: {e:#}", export.name);
-    match e.kind() {
-        // A file that is there cannot be "not found" half-way: whatever is missing, it is damage.
-        ErrorKind::NotFound => Errno::EIO,
-        kind => errno(kind),
-    }
+    // An open file's reader can do nothing about a store that is gone, in the way or forbidden: it is a disk
+    // that fails, whatever the cause.
+    Errno::EIO
 }
 
 fn seek(export: &Export, offset: i64, whence: i32) -> Result<Option<i64>> {
