@@ -1,9 +1,9 @@
 //! `ebsfs umount`: ends a mount in order, and mends one whose daemon is gone.
 
-use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::io::Errno;
 
 use super::Outcome;
 use super::mount::busy;
@@ -53,5 +53,9 @@ impl Umount {
 
 /// Whether the daemon is gone: then whoever still uses the mount gets errors only, and it can be taken away.
 fn is_dead(path: &Path) -> bool {
-    std::fs::metadata(path).is_err_and(|e| e.kind() == IoKind::NotConnected)
+    // Not a stat: the kernel answers that for a while from what it remembers.
+    matches!(
+        rustix::fs::statfs(path),
+        Err(Errno::NOTCONN | Errno::CONNABORTED)
+    )
 }
