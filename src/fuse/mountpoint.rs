@@ -218,6 +218,7 @@ fn helper_failed(deed: &str, path: &Path, said: &str) -> Error {
     let said = said.trim();
     let kind = if said.contains("not permitted")
         || said.contains("ermission")
+        || said.contains("no write access")
         || said.contains("user_allow_other")
     {
         ErrorKind::Denied
