@@ -69,7 +69,10 @@ scratch() {
     local in=${TMPDIR:-/var/tmp} free
     free=$(df --output=avail -m "$in" | tail -n 1)
     ((free >= ${2:-0})) || die "$in has $free MiB free, and $2 are needed; set TMPDIR to a roomier place"
-    realpath "$(mktemp -d "$in/$1.XXXXXX")"
+    in=$(realpath "$(mktemp -d "$in/$1.XXXXXX")")
+    # An ordinary user, as some tests are one for a while, must get through.
+    chmod 711 "$in"
+    echo "$in"
 }
 
 # Mounts at or below DIR, last first, one "KIND MINOR PATH" a line; KIND is fuse or other. Only the kernel's

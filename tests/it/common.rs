@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ebsfs::block::{BLOCK_SIZE, Block, BlockIndex, Digest};
 use ebsfs::error::{ErrorKind, Result};
 use ebsfs::snapshot::{NewSnapshot, Seal, SnapshotId, VolumeSize};
+use ebsfs::store::directory::{DirectoryStore, Garbage};
 use ebsfs::store::{Clock, Listing, Store};
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -244,4 +245,27 @@ pub(crate) fn assert_holds<'a>(
             );
         }
     }
+}
+
+/// What a gc would take, once it finds `abandoned` snapshots that nobody works on.
+///
+/// A process that another test is just starting holds all locks of this one until it executes its program, so a
+/// snapshot that was let go can look used for a moment.
+pub(crate) async fn planned_once_abandoned(store: &DirectoryStore, abandoned: usize) -> Garbage {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let planned = store.gc(true).await.unwrap();
+        if planned.snapshots.len() == abandoned || Instant::now() > deadline {
+            return planned;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// What a gc takes of a store in which it finds `abandoned` snapshots that nobody works on.
+pub(crate) async fn gc_once_abandoned(store: &DirectoryStore, abandoned: usize) -> Garbage {
+    let planned = planned_once_abandoned(store, abandoned).await;
+    let garbage = store.gc(false).await.unwrap();
+    assert_eq!(garbage, planned);
+    garbage
 }

@@ -32,10 +32,10 @@ use crate::snapshot::Status;
 const RECORD: &str = "record";
 const PUT_LEN: usize = 40;
 
-/// A pending snapshot that this process works on, and that `gc` therefore leaves alone.
+/// A pending snapshot.
 pub(super) struct Pending {
     dir: PathBuf,
-    /// Holds the shared lock.
+    /// The record; holds the shared lock of those who have joined.
     file: File,
     pub(super) record: Record,
 }
@@ -48,17 +48,24 @@ impl Pending {
         if let Some(parent) = dir.parent() {
             durable::sync_dir(parent)?;
         }
-        let pending = Self::open(dir)?;
+        let pending = Self::join(dir)?;
         pending.touch(now)?;
         Ok(pending)
     }
 
     /// Joins the work on it; the caller holds the store's lock. `NotFound` if there is none.
+    pub(super) fn join(dir: &Path) -> Result<Self> {
+        let pending = Self::open(dir)?;
+        // Only `gc` locks it exclusively, and only while it is alone in the store.
+        flock(&pending.file, FlockOperation::LockShared)
+            .map_err(|e| Error::io(e.into(), "lock", &dir.join(RECORD)))?;
+        Ok(pending)
+    }
+
+    /// Looks at it without joining the work. `NotFound` if there is none.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
         let file = File::open(&path).map_err(|e| Error::io(e, "open", &path))?;
-        // Only `gc` locks it exclusively, and only while it is alone in the store.
-        flock(&file, FlockOperation::LockShared).map_err(|e| Error::io(e.into(), "lock", &path))?;
         let record = record::read(PENDING_RECORD, &path)?;
         Ok(Self {
             dir: dir.to_owned(),

@@ -68,7 +68,7 @@ impl Inner {
         }
         locked(&self.pending).remove(id);
         check_pending(id, self.record(id)?.info.status)?;
-        let pending = Arc::new(Pending::open(&self.pending_dir(id))?);
+        let pending = Arc::new(Pending::join(&self.pending_dir(id))?);
         locked(&self.pending).insert(id.clone(), Arc::clone(&pending));
         Ok(pending)
     }

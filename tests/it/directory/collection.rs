@@ -11,7 +11,10 @@ use ebsfs::store::Store as _;
 use ebsfs::store::directory::Garbage;
 
 use super::{Place, ROOT, SEGMENT, flip, reachable};
-use crate::common::{assert_holds, at, block_on, filled, kind, minutes, snap};
+use crate::common::{
+    assert_holds, at, block_on, filled, gc_once_abandoned, kind, minutes, planned_once_abandoned,
+    snap,
+};
 
 #[test]
 fn gc_removes_what_only_deleted_snapshots_had() {
@@ -77,7 +80,7 @@ fn a_dry_run_says_what_gc_then_does_and_touches_nothing() {
         let abandoned = litter(&place).await;
         let store = place.open();
         let before = place.contents();
-        let planned = store.gc(true).await.unwrap();
+        let planned = planned_once_abandoned(&store, 1).await;
         assert_eq!(place.contents(), before);
         let size = |files: &std::collections::BTreeMap<PathBuf, Vec<u8>>| -> usize {
             files.values().map(Vec::len).sum()
@@ -181,7 +184,7 @@ fn gc_removes_a_snapshot_that_nobody_works_on_any_more() {
         // Looking at it is no work on it.
         store.info(&id).await.unwrap();
         store.list().await.unwrap();
-        let garbage = store.gc(false).await.unwrap();
+        let garbage = gc_once_abandoned(&store, 1).await;
         assert_eq!(garbage.snapshots, std::slice::from_ref(&id));
         assert_eq!(kind(store.info(&id).await), ErrorKind::NotFound);
         assert_eq!(place.files(), reachable(&place.path()));
