@@ -22,10 +22,6 @@ pub(super) const DETACHED: &str = "EBSFS_DETACHED";
 /// What it writes once the mount answers. Anything else is an exit code, a line feed and the reason.
 const READY: &str = "ready";
 
-/// How many pools of memory the C library may keep, where the user has not said. It would have eight for each
-/// core, and each holds on to blocks that were freed: together up to twice what the cache is allowed.
-const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
-
 /// Starts this program again as a daemon and waits until it is mounted or has failed.
 pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
     let program =
@@ -40,7 +36,6 @@ pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
     let mut daemon = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "true")
-        .envs(std::env::var_os(ARENAS.0).is_none().then_some(ARENAS))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
