@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{Export, Exports};
-use crate::partition::{Slice, read_table};
+use crate::partition::{Partition, Slice, read_table};
 use crate::read_at::ReadAt;
 use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
 use crate::stats::Stats;
@@ -41,9 +41,9 @@ pub struct Catalog {
 }
 
 struct Disk {
-    /// The whole disk first, then its partitions.
-    files: Vec<Arc<Export>>,
-    stats: Arc<Stats>,
+    whole: Arc<Export>,
+    /// Not known as long as the table could not be read. Held while it is read, so that it is read once.
+    partitions: Mutex<Option<Vec<Arc<Export>>>>,
 }
 
 impl Catalog {
@@ -65,7 +65,7 @@ impl Catalog {
             disks: Mutex::default(),
         };
         for id in catalog.named.iter().flatten() {
-            catalog.disk(id)?;
+            catalog.disk(id)?.files(id);
         }
         Ok(catalog)
     }
@@ -74,7 +74,7 @@ impl Catalog {
     pub fn stats(&self) -> Value {
         self.disks()
             .iter()
-            .map(|(id, disk)| (id.to_string(), json!(*disk.stats)))
+            .map(|(id, disk)| (id.to_string(), json!(*disk.whole.stats)))
             .collect()
     }
 
@@ -99,39 +99,19 @@ impl Catalog {
                 ));
             }
         }
-        let disk = Arc::new(self.open_disk(&info)?);
+        let (data, stats) = (self.open)(&info);
+        let whole = Arc::new(Export {
+            name: format!("{id}.img"),
+            data,
+            time: info.start_time.into(),
+            stats,
+        });
+        let disk = Arc::new(Disk {
+            whole,
+            partitions: Mutex::default(),
+        });
         // Two may have opened it at once; all go on with the first.
         Ok(Arc::clone(self.disks().entry(id.clone()).or_insert(disk)))
-    }
-
-    fn open_disk(&self, info: &SnapshotInfo) -> Result<Disk> {
-        let id = &info.id;
-        let (data, stats) = (self.open)(info);
-        let export = |name: String, data: Arc<dyn ReadAt>| {
-            Arc::new(Export {
-                name,
-                data,
-                time: info.start_time.into(),
-                stats: Arc::clone(&stats),
-            })
-        };
-        let mut files = vec![export(format!("{id}.img"), Arc::clone(&data))];
-        let table = read_table(&*data).unwrap_or_else(|e| {
-            warn!("{id}: no partitions are shown: {e:#}");
-            Default::default()
-        });
-        table
-            .warnings
-            .iter()
-            .for_each(|warning| warn!("{id}: {warning}"));
-        for partition in table.partitions {
-            let slice = Slice::new(Arc::clone(&data), partition.range)?;
-            files.push(export(
-                format!("{id}.p{}.img", partition.number),
-                Arc::new(slice),
-            ));
-        }
-        Ok(Disk { files, stats })
     }
 
     fn listed(&self) -> Result<Vec<SnapshotId>> {
@@ -144,6 +124,43 @@ impl Catalog {
             .filter(|info| info.status == Status::Completed)
             .map(|info| info.id)
             .collect())
+    }
+}
+
+impl Disk {
+    /// The whole disk, then its partitions. A table that cannot be read is tried again the next time.
+    fn files(&self, id: &SnapshotId) -> Vec<Arc<Export>> {
+        let mut partitions = self
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if partitions.is_none() {
+            match self.open_partitions(id) {
+                Ok(opened) => *partitions = Some(opened),
+                Err(e) => warn!("{id}: no partitions are shown: {e:#}"),
+            }
+        }
+        let whole = std::iter::once(&self.whole);
+        whole.chain(partitions.iter().flatten()).cloned().collect()
+    }
+
+    fn open_partitions(&self, id: &SnapshotId) -> Result<Vec<Arc<Export>>> {
+        let data = &self.whole.data;
+        let table = read_table(&**data)?;
+        table
+            .warnings
+            .iter()
+            .for_each(|warning| warn!("{id}: {warning}"));
+        let open = |partition: Partition| {
+            let slice = Slice::new(Arc::clone(data), partition.range)?;
+            Ok(Arc::new(Export {
+                name: format!("{id}.p{}.img", partition.number),
+                data: Arc::new(slice),
+                time: self.whole.time,
+                stats: Arc::clone(&self.whole.stats),
+            }))
+        };
+        table.partitions.into_iter().map(open).collect()
     }
 }
 
@@ -165,7 +182,7 @@ impl Exports for Catalog {
         let mut files = Vec::new();
         for id in self.listed()? {
             match self.disk(&id) {
-                Ok(disk) => files.extend(disk.files.iter().cloned()),
+                Ok(disk) => files.extend(disk.files(&id)),
                 // One that cannot be opened must not hide the others.
                 Err(e) => warn!("{id}: left out of the directory: {e:#}"),
             }
@@ -179,7 +196,7 @@ impl Exports for Catalog {
             return Ok(None);
         };
         match self.disk(&id) {
-            Ok(disk) => Ok(disk.files.iter().find(|file| file.name == name).cloned()),
+            Ok(disk) => Ok(disk.files(&id).into_iter().find(|file| file.name == name)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

@@ -252,20 +252,22 @@ fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Result<()> {
                     "{}: ended by a second signal while in use",
                     mountpoint.display()
                 );
-                detach(mountpoint, true)?;
+                // It may be out of the tree already.
+                drop(detach(mountpoint, true));
                 return Ok(());
             }
             Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
                 let first = !std::mem::replace(&mut leaving, true);
-                match detach(mountpoint, false) {
-                    Err(e) if e.kind() == ErrorKind::Conflict => {
+                match detach(mountpoint, false).map_err(|e| (e.kind(), e)) {
+                    // The session ends, and says so.
+                    Ok(()) => {}
+                    // Also when it was taken out of the tree lazily: whoever uses it still does.
+                    Err((ErrorKind::Conflict | ErrorKind::Invalid | ErrorKind::NotFound, _)) => {
                         if first {
                             warn!("{}; a second signal ends it at once", busy(mountpoint));
                         }
                     }
-                    // Someone else took it down in the same moment.
-                    Err(e) if e.kind() == ErrorKind::Invalid => return Ok(()),
-                    done => done?,
+                    Err((_, e)) => return Err(e),
                 }
             }
         }

@@ -164,6 +164,27 @@ fn damaged_metadata_is_eio_until_it_is_mended() {
 }
 
 #[test]
+fn partitions_appear_once_their_table_can_be_read() {
+    let Some(world) = World::new() else { return };
+    // An MBR whose one entry begins at sector 2 and has 6.
+    let mut first = random_block(0);
+    first[446..510].fill(0);
+    first[450] = 0x83;
+    first[454] = 2;
+    first[458] = 6;
+    first[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let id = snapshot(&world, 1, [(0, first.clone())]);
+    let trees = world.store().join("trees");
+    let away = world.path("trees");
+    run_mv(&trees, &away);
+    let mount = world.mount(&[&id]);
+    assert_eq!(mount.names(), [format!("{id}.img")]);
+    run_mv(&away, &trees);
+    assert_eq!(mount.names(), [format!("{id}.img"), format!("{id}.p1.img")]);
+    assert!(fs::read(mount.part(&id, 1)).unwrap() == first[1024..4096]);
+}
+
+#[test]
 fn a_reader_waits_for_a_stopped_daemon_and_succeeds() {
     let Some(world) = World::new() else { return };
     let id = eight_blocks(&world);

@@ -267,11 +267,22 @@ fn umount_is_refused_while_in_use_unless_lazy() {
         .ebsfs(["umount", at])
         .refused(2, &["in use by", &device, "losetup -d"]);
     assert_readable(&mount, &id);
+    let log = fs::read_link(mount.dir.join(".ebsfs/log")).unwrap();
     world.ebsfs(["umount", "--lazy", at]).ok();
     assert_unmounted(&world);
     assert!(
         read_device(&device) == random_block(3),
         "what uses it goes on"
+    );
+    mount.signal(Signal::TERM);
+    eventually("the log says that a signal waits for who uses it", || {
+        let text = fs::read_to_string(&log).unwrap();
+        text.contains("second signal").then_some(())
+    });
+    run("blockdev", ["--flushbufs", &device]).ok();
+    assert!(
+        read_device(&device) == random_block(3),
+        "the disk is not pulled away"
     );
     assert!(!gone(mount.pid));
     run("losetup", ["-d", &device]).ok();
