@@ -13,7 +13,7 @@ use lru::LruCache;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::block::{BLOCK_SIZE, Block, BlockIndex};
+use crate::block::{Block, BlockIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{BlockSource, READ_DEADLINE};
 use crate::stats::Stats;
@@ -45,11 +45,11 @@ struct State {
 /// What an entry takes beside the bytes of its block.
 const OVERHEAD: usize = 128;
 
+/// What the largest entry takes.
+const ROOM: usize = OVERHEAD + Block::MAX_MEMORY;
+
 fn cost(block: &Block) -> usize {
-    match block {
-        Block::Zero => OVERHEAD,
-        Block::Data(_) => OVERHEAD + BLOCK_SIZE,
-    }
+    OVERHEAD + block.memory()
 }
 
 impl BlockCache {
@@ -61,7 +61,7 @@ impl BlockCache {
 
     /// An empty cache of `capacity` bytes; one block at a time is fetched even with less room than that takes.
     pub fn new(capacity: usize) -> Self {
-        let fetches = (capacity / (OVERHEAD + BLOCK_SIZE)).clamp(1, Self::MAX_FETCHES);
+        let fetches = (capacity / ROOM).clamp(1, Self::MAX_FETCHES);
         let state = State {
             blocks: LruCache::unbounded(),
             bytes: 0,
@@ -193,7 +193,7 @@ struct Charge<'a>(&'a BlockCache);
 impl<'a> Charge<'a> {
     fn new(cache: &'a BlockCache) -> Self {
         let mut state = cache.lock();
-        state.bytes += OVERHEAD + BLOCK_SIZE;
+        state.bytes += ROOM;
         state.shrink(cache.capacity);
         Self(cache)
     }
@@ -201,7 +201,7 @@ impl<'a> Charge<'a> {
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        self.0.lock().bytes -= OVERHEAD + BLOCK_SIZE;
+        self.0.lock().bytes -= ROOM;
     }
 }
 

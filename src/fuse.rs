@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 use crate::stats::Stats;
 
+mod files;
 mod filesystem;
 mod inodes;
 pub mod mountpoint;

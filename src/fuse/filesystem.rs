@@ -1,21 +1,20 @@
 //! The kernel's requests, one method each: find the file, ask it, reply.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use log::{error, warn};
 
-use super::inodes::{CONTROL_DIR, FIRST_CONTROL, Inodes};
+use super::files::{Files, Handle, STATFS_BLOCK};
+use super::inodes::CONTROL_DIR;
 use super::pool::Pool;
 use super::{Content, Control, Export, Exports, errno};
 use crate::block::BLOCK_SIZE;
@@ -36,70 +35,15 @@ const WAITING_THREADS: usize = 32;
 /// Requests that the kernel may have under way on its own account; its default of 16 starves ten readers.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Loop devices take the unit of their discards from it.
-const STATFS_BLOCK: u32 = 4096;
-
 thread_local! {
     /// A read's bytes on their way to the kernel, kept by each thread for the next one.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 pub(super) struct Directory {
-    shared: Arc<Shared>,
+    files: Arc<Files>,
     pool: Pool,
     ended: Option<Box<dyn FnOnce() + Send + Sync>>,
-}
-
-struct Shared {
-    exports: Arc<dyn Exports>,
-    control: Vec<Control>,
-    inodes: Inodes,
-    opened: Opened,
-    uid: u32,
-    gid: u32,
-    /// Whether others than the owner may read.
-    allow_other: bool,
-    mounted: SystemTime,
-}
-
-/// What open directories and control files show until they are closed.
-#[derive(Default)]
-struct Opened {
-    next: AtomicU64,
-    /// Guards map operations only.
-    handles: Mutex<HashMap<FileHandle, Handle>>,
-}
-
-#[derive(Clone)]
-enum Handle {
-    Text(Arc<str>),
-    Listing(Arc<Vec<(INodeNo, FileType, String)>>),
-}
-
-impl Opened {
-    fn insert(&self, handle: Handle) -> FileHandle {
-        let number = FileHandle(self.next.fetch_add(1, Ordering::Relaxed) + 1);
-        self.handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, handle);
-        number
-    }
-
-    fn get(&self, number: FileHandle) -> Option<Handle> {
-        self.handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-            .cloned()
-    }
-
-    fn remove(&self, number: FileHandle) {
-        self.handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&number);
-    }
 }
 
 impl Directory {
@@ -109,144 +53,24 @@ impl Directory {
         allow_other: bool,
         ended: Box<dyn FnOnce() + Send + Sync>,
     ) -> Result<Self> {
-        let shared = Shared {
-            exports,
-            control,
-            inodes: Inodes::default(),
-            opened: Opened::default(),
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            allow_other,
-            mounted: SystemTime::now(),
-        };
         Ok(Self {
-            shared: Arc::new(shared),
+            files: Arc::new(Files::new(exports, control, allow_other)),
             pool: Pool::new(WAITING_THREADS)?,
             ended: Some(ended),
         })
     }
 
-    fn wait(&self, work: impl FnOnce(&Shared) + Send + 'static) {
-        let shared = Arc::clone(&self.shared);
-        self.pool.run(move || work(&shared));
+    fn wait(&self, work: impl FnOnce(&Files) + Send + 'static) {
+        let files = Arc::clone(&self.files);
+        self.pool.run(move || work(&files));
     }
 }
 
-impl Shared {
-    fn attr(&self, ino: INodeNo) -> Option<FileAttr> {
-        if ino == INodeNo::ROOT || ino == CONTROL_DIR {
-            return Some(self.attributes(ino, FileType::Directory, 0, 1, self.mounted));
-        }
-        if let Some(control) = self.control(ino) {
-            return Some(match &control.content {
-                Content::Text(text) => self.attributes(
-                    ino,
-                    FileType::RegularFile,
-                    length(&text()),
-                    1,
-                    SystemTime::now(),
-                ),
-                Content::Link(target) => self.attributes(
-                    ino,
-                    FileType::Symlink,
-                    length(&target.to_string_lossy()),
-                    1,
-                    self.mounted,
-                ),
-            });
-        }
-        let export = self.inodes.export(ino)?;
-        let size = export.data.size();
-        // Programs take a file for sparse if its blocks are fewer than its size: until all is listed, say one.
-        let sectors = export
-            .data
-            .allocated(0..size)
-            .map_or(1, |bytes| bytes.div_ceil(512).max(1));
-        Some(self.attributes(ino, FileType::RegularFile, size, sectors, export.time))
+fn entry(files: &Files, found: Option<INodeNo>, reply: ReplyEntry) {
+    match found.and_then(|ino| files.attr(ino)) {
+        Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
+        None => reply.error(Errno::ENOENT),
     }
-
-    fn attributes(
-        &self,
-        ino: INodeNo,
-        kind: FileType,
-        size: u64,
-        blocks: u64,
-        time: SystemTime,
-    ) -> FileAttr {
-        let perm = match (kind, self.allow_other) {
-            (FileType::Symlink, _) => 0o777,
-            (FileType::Directory, false) => 0o500,
-            (FileType::Directory, true) => 0o555,
-            (_, false) => 0o400,
-            (_, true) => 0o444,
-        };
-        FileAttr {
-            ino,
-            size,
-            blocks,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind,
-            perm,
-            nlink: if kind == FileType::Directory { 2 } else { 1 },
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            // Copying tools read in this unit: one request, one block.
-            blksize: u32::try_from(BLOCK_SIZE).unwrap_or(STATFS_BLOCK),
-            flags: 0,
-        }
-    }
-
-    fn control(&self, ino: INodeNo) -> Option<&Control> {
-        self.control
-            .get(usize::try_from(ino.0.checked_sub(FIRST_CONTROL)?).ok()?)
-    }
-
-    fn controls(&self) -> impl Iterator<Item = (INodeNo, &Control)> {
-        (FIRST_CONTROL..).map(INodeNo).zip(&self.control)
-    }
-
-    fn entry(&self, found: Option<INodeNo>, reply: ReplyEntry) {
-        match found.and_then(|ino| self.attr(ino)) {
-            Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn listing(&self, ino: INodeNo) -> Result<Vec<(INodeNo, FileType, String)>> {
-        let dots = |parent| {
-            [
-                (ino, FileType::Directory, ".".to_owned()),
-                (parent, FileType::Directory, "..".to_owned()),
-            ]
-        };
-        let mut entries: Vec<_> = dots(INodeNo::ROOT).into();
-        if ino == CONTROL_DIR {
-            entries.extend(self.controls().map(|(ino, control)| {
-                let kind = match control.content {
-                    Content::Text(_) => FileType::RegularFile,
-                    Content::Link(_) => FileType::Symlink,
-                };
-                (ino, kind, control.name.to_owned())
-            }));
-        } else {
-            for export in self.exports.list()? {
-                entries.push((
-                    self.inodes.number(&export),
-                    FileType::RegularFile,
-                    export.name.clone(),
-                ));
-            }
-        }
-        Ok(entries)
-    }
-}
-
-fn length(text: &str) -> u64 {
-    u64::try_from(text.len()).unwrap_or(u64::MAX)
 }
 
 /// Counts and logs a failed read, and returns what to answer.
@@ -312,23 +136,27 @@ impl Filesystem for Directory {
         let Some(name) = name.to_str() else {
             return reply.error(Errno::ENOENT);
         };
-        let shared = &self.shared;
+        let files = &self.files;
         if parent == CONTROL_DIR {
-            let found = shared
+            let found = files
                 .controls()
                 .find(|(_, control)| control.name == name)
                 .map(|(ino, _)| ino);
-            return shared.entry(found, reply);
+            return entry(files, found, reply);
         }
         if name == CONTROL_NAME {
-            return shared.entry(Some(CONTROL_DIR), reply);
+            return entry(files, Some(CONTROL_DIR), reply);
         }
-        if let Some((ino, _)) = shared.inodes.named(name) {
-            return shared.entry(Some(ino), reply);
+        if let Some((ino, _)) = files.inodes.named(name) {
+            return entry(files, Some(ino), reply);
         }
         let name = name.to_owned();
-        self.wait(move |shared| match shared.exports.lookup(&name) {
-            Ok(found) => shared.entry(found.map(|export| shared.inodes.number(&export)), reply),
+        self.wait(move |files| match files.exports.lookup(&name) {
+            Ok(found) => entry(
+                files,
+                found.map(|export| files.inodes.number(&export)),
+                reply,
+            ),
             Err(e) => {
                 warn!("{name}: cannot be opened: {e:#}");
                 reply.error(errno(e.kind()));
@@ -337,24 +165,24 @@ impl Filesystem for Directory {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.shared.attr(ino) {
+        match self.files.attr(ino) {
             Some(attr) => reply.attr(&TTL, &attr),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.shared.control(ino).map(|control| &control.content) {
+        match self.files.control(ino).map(|control| &control.content) {
             Some(Content::Link(target)) => reply.data(target.as_os_str().as_encoded_bytes()),
             _ => reply.error(Errno::EINVAL),
         }
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.shared.control(ino).map(|control| &control.content) {
+        match self.files.control(ino).map(|control| &control.content) {
             Some(Content::Text(text)) => {
                 // Past the page cache, so that it is as long as it is now.
-                let handle = self.shared.opened.insert(Handle::Text(text().into()));
+                let handle = self.files.opened.insert(Handle::Text(text().into()));
                 reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO);
             }
             _ => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
@@ -373,14 +201,14 @@ impl Filesystem for Directory {
         reply: ReplyData,
     ) {
         let wanted = usize::try_from(size).unwrap_or(usize::MAX);
-        if let Some(Handle::Text(text)) = self.shared.opened.get(fh) {
+        if let Some(Handle::Text(text)) = self.files.opened.get(fh) {
             let start = usize::try_from(offset)
                 .unwrap_or(usize::MAX)
                 .min(text.len());
             let end = start.saturating_add(wanted).min(text.len());
             return reply.data(text.as_bytes().get(start..end).unwrap_or_default());
         }
-        let Some(export) = self.shared.inodes.export(ino) else {
+        let Some(export) = self.files.inodes.export(ino) else {
             return reply.error(Errno::ENOENT);
         };
         let left = export.data.size().saturating_sub(offset);
@@ -432,7 +260,7 @@ impl Filesystem for Directory {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let Some(export) = self.shared.inodes.export(ino) else {
+        let Some(export) = self.files.inodes.export(ino) else {
             return reply.error(Errno::EINVAL);
         };
         self.wait(move |_| match seek(&export, offset, whence) {
@@ -456,15 +284,15 @@ impl Filesystem for Directory {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.shared.opened.remove(fh);
+        self.files.opened.remove(fh);
         reply.ok();
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.wait(move |shared| match shared.listing(ino) {
+        self.wait(move |files| match files.listing(ino) {
             Ok(entries) => {
                 reply.opened(
-                    shared.opened.insert(Handle::Listing(Arc::new(entries))),
+                    files.opened.insert(Handle::Listing(Arc::new(entries))),
                     FopenFlags::empty(),
                 );
             }
@@ -483,7 +311,7 @@ impl Filesystem for Directory {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some(Handle::Listing(entries)) = self.shared.opened.get(fh) else {
+        let Some(Handle::Listing(entries)) = self.files.opened.get(fh) else {
             return reply.error(Errno::EBADF);
         };
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -503,12 +331,12 @@ impl Filesystem for Directory {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.shared.opened.remove(fh);
+        self.files.opened.remove(fh);
         reply.ok();
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let exports = self.shared.inodes.all();
+        let exports = self.files.inodes.all();
         let bytes: u64 = exports
             .iter()
             .map(|export| export.data.size())
