@@ -53,8 +53,10 @@ pub fn place(temporary: &Path, path: &Path) -> Result<()> {
 pub fn place_new(temporary: &Path, path: &Path) -> Result<()> {
     let cwd = rustix::fs::CWD;
     match renameat_with(cwd, temporary, cwd, path, RenameFlags::NOREPLACE) {
-        // Not every file system can; there, this is as near as it gets.
-        Err(Errno::INVAL) if !path.exists() => place(temporary, path),
+        // Not every file system can. A second name does the same, as it is never given twice.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fs::hard_link(temporary, path)
+            .and_then(|()| fs::remove_file(temporary))
+            .map_err(|e| Error::io(e, "create", path)),
         renamed => renamed.map_err(|e| Error::io(e.into(), "create", path)),
     }
 }

@@ -8,6 +8,7 @@
 //! snapshots/ID     record of a completed snapshot: what it is, its root
 //! pending/ID/      a snapshot between start and complete               (pending.rs)
 //! tmp/             files being written
+//! suspect          exists after the disk failed to keep something         (objects.rs)
 //! ```
 //! It promises what the trait does, and that a snapshot appears in one atomic, durable step: its blocks and
 //! trees are flushed together, then its record is published. A crash leaves at most files that nothing refers
@@ -21,6 +22,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind as IoKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -89,6 +91,9 @@ struct Inner {
     top: PathBuf,
     /// Opened before the first write, so that a flush through it reports every write error since.
     dir: File,
+    /// Whether a flush failed. It would not report the same failure again, but what else was written before it
+    /// may be lost as well.
+    failed: AtomicBool,
     identity: String,
     clock: Clock,
     objects: Objects,
@@ -152,6 +157,7 @@ impl DirectoryStore {
         let inner = Inner {
             top: path.to_owned(),
             dir,
+            failed: AtomicBool::new(false),
             identity: format!("directory:{}", format.id),
             clock,
             objects: Objects::new(path),

@@ -3,7 +3,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,6 +13,7 @@ use super::lock::StoreLock;
 use super::pending::Pending;
 use super::{Inner, Record};
 use crate::block::Digest;
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::snapshot::{SnapshotId, Status};
 
@@ -62,6 +65,7 @@ impl Inner {
     /// The same for a caller that is alone in the store. A damaged record or tree stops it before anything is
     /// removed: what it referred to is not known.
     pub(super) fn gc_alone(&self, dry_run: bool) -> Result<Garbage> {
+        let begin = (self.clock)();
         let mut garbage = Garbage::default();
         let mut live = Live::default();
         let damaged =
@@ -73,11 +77,12 @@ impl Inner {
                 .map_err(|e| e.context(damaged(id)))?;
         }
         let mut abandoned = Vec::new();
+        let mut worked_on = Vec::new();
         for id in self.ids("pending")? {
             let dir = self.pending_dir(&id);
             let expired = Pending::open(&dir).and_then(|pending| pending.status((self.clock)()));
             let stale = completed.contains(&id)
-                || !Pending::is_in_use(&dir)
+                || !Pending::is_in_use(&dir)?
                 || matches!(expired, Ok(Status::Error));
             if stale {
                 garbage.bytes += bytes_below(&dir);
@@ -96,47 +101,62 @@ impl Inner {
                     .values()
                     .for_each(|digest| live.keep(digest));
             }
+            worked_on.push(pending);
         }
         for dir in abandoned.iter().filter(|_| !dry_run) {
             self.discard(dir)?;
         }
-        let sweep =
-            |dir: PathBuf, keep: &dyn Fn(&Digest) -> bool, bytes: &mut u64| -> Result<u64> {
-                let mut removed = 0;
-                for file in files_below(&dir)? {
-                    let name = file
-                        .file_name()
-                        .and_then(|name| name.to_str())
-                        .and_then(|name| name.parse().ok());
+        let Garbage {
+            blocks,
+            trees,
+            bytes,
+            ..
+        } = &mut garbage;
+        for (dir, removed) in [
+            (self.objects.blocks_dir(), blocks),
+            (self.objects.trees_dir(), trees),
+        ] {
+            // One of its 256 parts at a time: the names of all would not fit into memory.
+            for part in entries_of(&dir)? {
+                for file in files_below(&part)? {
+                    let name = file.file_name().and_then(|name| name.to_str());
                     // A name that is no digest is not ours to remove.
-                    if name.is_some_and(|digest| !keep(&digest)) {
-                        removed += 1;
+                    if name
+                        .and_then(|name| name.parse().ok())
+                        .is_some_and(|digest| !live.keeps(&digest))
+                    {
+                        *removed += 1;
                         *bytes += remove(&file, dry_run)?;
                     }
                 }
-                Ok(removed)
-            };
-        garbage.blocks = sweep(
-            self.objects.blocks_dir(),
-            &|digest| live.keeps(digest),
-            &mut garbage.bytes,
-        )?;
-        garbage.trees = sweep(
-            self.objects.trees_dir(),
-            &|digest| live.keeps(digest),
-            &mut garbage.bytes,
-        )?;
+            }
+        }
         let tmp = self.objects.tmp_dir();
         let mut temporary = files_below(&tmp)?;
-        // A record is written beside its place.
-        let records = files_below(&self.top.join("snapshots"))?.into_iter();
-        temporary.extend(records.filter(|file| file.extension().is_some_and(|e| e == "tmp")));
+        // A record and the header are written beside their places.
+        let beside = entries_of(&self.top.join("snapshots"))?
+            .into_iter()
+            .chain(entries_of(&self.top)?);
+        temporary.extend(
+            beside.filter(|file| file.extension().is_some_and(|e| e == "tmp") && file.is_file()),
+        );
         for file in temporary {
             garbage.temporary_files += 1;
             garbage.bytes += remove(&file, dry_run)?;
         }
         if !dry_run {
-            remove_empty_dirs(&tmp)?;
+            // What is left of pending snapshots that were being discarded.
+            for dir in entries_of(&tmp)? {
+                fs::remove_dir_all(&dir).map_err(|e| Error::io(e, "remove", &dir))?;
+            }
+            let took = (self.clock)().duration_since(begin);
+            for pending in &worked_on {
+                // Nobody could put anything meanwhile: that was not idleness.
+                pending.defer(Duration::try_from(took).unwrap_or_default())?;
+            }
+            if worked_on.is_empty() {
+                durable::remove(&self.objects.suspect())?;
+            }
         }
         Ok(garbage)
     }
@@ -158,37 +178,28 @@ impl Inner {
     }
 }
 
+/// The files in `dir`, at any depth, or `dir` itself if it is one.
 fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|e| Error::io(e, "read", dir))?,
-    };
     let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            files.append(&mut files_below(&entry.path())?);
-        } else {
-            files.push(entry.path());
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(path) = waiting.pop() {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => waiting.append(&mut entries_of(&path)?),
+            Ok(_) => files.push(path),
+            Err(e) if e.kind() == IoKind::NotFound => {}
+            Err(e) => return Err(Error::io(e, "read", &path)),
         }
     }
     Ok(files)
 }
 
-/// Removes the directories in `dir`: what is left of pending snapshots that were being discarded.
-fn remove_empty_dirs(dir: &Path) -> Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|e| Error::io(e, "read", dir))?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            let path = entry.path();
-            fs::remove_dir(&path).map_err(|e| Error::io(e, "remove", &path))?;
-        }
+/// What stands in `dir`; nothing if it is not there.
+fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(e) if e.kind() == IoKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(e, "read", dir)),
     }
-    Ok(())
 }
 
 fn bytes_below(dir: &Path) -> u64 {

@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use log::warn;
 use lru::LruCache;
 
 use crate::block::{BLOCK_SIZE, Block, Buffer, Digest};
@@ -48,6 +49,22 @@ impl Objects {
         self.top.join("tmp")
     }
 
+    /// While it exists no file is believed by its name or by what is read back: the disk failed to keep
+    /// something that memory may still show. A complete gc removes it, as only what was durable is left then.
+    pub(super) fn suspect(&self) -> PathBuf {
+        self.top.join("suspect")
+    }
+
+    /// From now on nothing is believed that is not published.
+    pub(super) fn distrust(&self) {
+        if let Err(e) = File::create(self.suspect()) {
+            warn!(
+                "{} cannot be made: delete what was not completed before importing again: {e}",
+                self.suspect().display()
+            );
+        }
+    }
+
     /// Reads and verifies a block.
     pub(super) fn read_block(&self, digest: &Digest) -> Result<Block> {
         if *digest == Digest::ZERO_BLOCK {
@@ -73,8 +90,8 @@ impl Objects {
 
     /// Whether the file is there and, if this process did not write it, holds what its name says.
     fn holds_sound_block(&self, path: &Path, digest: &Digest) -> bool {
-        if fs::metadata(path).is_err() {
-            return false; // Collected by another process, or never written.
+        if fs::metadata(path).is_err() || self.suspect().exists() {
+            return false; // Collected by another process, never written, or not to be believed.
         }
         let known = self
             .sound
@@ -119,7 +136,7 @@ impl Objects {
     /// Stores a tree object, returns its digest; durable with the next flush.
     pub(super) fn write_tree(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        if self.read_tree(&digest).is_err() {
+        if self.suspect().exists() || self.read_tree(&digest).is_err() {
             self.write(&object_path(&self.trees_dir(), &digest), bytes)?;
         }
         Ok(digest)

@@ -13,10 +13,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind as IoKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
@@ -75,9 +75,14 @@ impl Pending {
     }
 
     /// Whether a process works on the snapshot in `dir`.
-    pub(super) fn is_in_use(dir: &Path) -> bool {
-        File::open(dir.join(RECORD))
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+    pub(super) fn is_in_use(dir: &Path) -> Result<bool> {
+        let path = dir.join(RECORD);
+        match File::open(&path) {
+            Ok(file) => Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()),
+            Err(e) if e.kind() == IoKind::NotFound => Ok(false),
+            // Not to know is not to know that nobody does.
+            Err(e) => Err(Error::io(e, "open", &path)),
+        }
     }
 
     /// Whether it is still there: another process may have completed or deleted it.
@@ -140,6 +145,13 @@ impl Pending {
         self.dir.join(number.to_string())
     }
 
+    /// Counts its timeout from a moment that much later.
+    pub(super) fn defer(&self, by: Duration) -> Result<()> {
+        let last_put = self.file.metadata().and_then(|meta| meta.modified())?;
+        Ok(self.file.set_modified(last_put + by)?)
+    }
+
+    /// Counts its timeout from now.
     fn touch(&self, now: Timestamp) -> Result<()> {
         self.file
             .set_modified(now.into())

@@ -10,7 +10,7 @@ use super::record;
 use super::tree::{Root, Segment, SegmentRef, first_of, segment_of};
 use super::{Inner, Record, SNAPSHOT_RECORD, locked};
 use crate::block::{Block, BlockIndex, BlockSet, Digest};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::SnapshotId;
 use crate::store::{Listing, check_readable, no_such_snapshot, not_related};
 
@@ -22,7 +22,12 @@ const PAGE_SEGMENTS: usize = 256;
 
 impl Inner {
     pub(super) fn completed_record(&self, id: &SnapshotId) -> Result<Record> {
-        record::read(SNAPSHOT_RECORD, &self.snapshot_path(id))
+        let record: Record = record::read(SNAPSHOT_RECORD, &self.snapshot_path(id))?;
+        if record.info.id != *id {
+            let what = format!("its record is that of {}", record.info.id);
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(record)
     }
 
     /// The record in whatever state, with its status as of now.
@@ -99,6 +104,16 @@ impl Inner {
         self.objects
             .read_tree(&reference.digest)
             .and_then(|bytes| Segment::decode(&bytes, reference.number))
+            .and_then(|segment| {
+                if segment.len() == reference.blocks {
+                    return Ok(segment);
+                }
+                let (is, said) = (segment.len(), reference.blocks);
+                Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("segment {} has {is} blocks, not {said}", reference.number),
+                ))
+            })
     }
 
     /// Segment `number` of a volume, if it has any block.
@@ -116,24 +131,46 @@ impl Inner {
         Ok(Some(segment))
     }
 
+    /// What was read of `id`; if it is missing because the snapshot was deleted and collected by another process
+    /// since it was opened here, that is no damage.
+    fn unless_deleted<T>(&self, id: &SnapshotId, read: Result<T>) -> Result<T> {
+        read.map_err(|e| match e.kind() {
+            ErrorKind::Corrupt if !self.snapshot_path(id).exists() => no_such_snapshot(id),
+            _ => e,
+        })
+    }
+
     pub(super) fn get(&self, id: &SnapshotId, index: BlockIndex) -> Result<Block> {
+        self.unless_deleted(id, self.read_block(id, index))
+    }
+
+    pub(super) fn blocks(&self, id: &SnapshotId, from: BlockIndex) -> Result<Listing> {
+        self.unless_deleted(id, self.list_blocks(id, from))
+    }
+
+    pub(super) fn changed(
+        &self,
+        from: &SnapshotId,
+        to: &SnapshotId,
+        at: BlockIndex,
+    ) -> Result<Listing> {
+        self.unless_deleted(
+            from,
+            self.unless_deleted(to, self.list_changed(from, to, at)),
+        )
+    }
+
+    fn read_block(&self, id: &SnapshotId, index: BlockIndex) -> Result<Block> {
         let record = self.readable(id)?;
         record.info.volume_size.check(index)?;
         let segment = self.segment(&*self.root(&record)?, segment_of(index))?;
         match segment.and_then(|segment| segment.get(index)) {
-            Some(digest) => self.objects.read_block(&digest).map_err(|e| {
-                // Deleted and collected by another process since it was opened here: that is no damage.
-                if self.snapshot_path(id).exists() {
-                    e
-                } else {
-                    no_such_snapshot(id)
-                }
-            }),
+            Some(digest) => self.objects.read_block(&digest),
             None => Ok(Block::Zero),
         }
     }
 
-    pub(super) fn blocks(&self, id: &SnapshotId, from: BlockIndex) -> Result<Listing> {
+    fn list_blocks(&self, id: &SnapshotId, from: BlockIndex) -> Result<Listing> {
         let record = self.readable(id)?;
         let root = self.root(&record)?;
         let numbers = root.segments.iter().map(|segment| segment.number);
@@ -146,12 +183,7 @@ impl Inner {
         })
     }
 
-    pub(super) fn changed(
-        &self,
-        from: &SnapshotId,
-        to: &SnapshotId,
-        at: BlockIndex,
-    ) -> Result<Listing> {
+    fn list_changed(&self, from: &SnapshotId, to: &SnapshotId, at: BlockIndex) -> Result<Listing> {
         let (old, new) = (self.readable(from)?, self.readable(to)?);
         if old.lineage != new.lineage {
             return Err(not_related(from, to));

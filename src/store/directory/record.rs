@@ -61,7 +61,9 @@ fn decode<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T> {
     if version != VERSION {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{kind} version {version}; this program knows {VERSION}: use a newer one"),
+            format!(
+                "{kind} version {version}, and this program knows {VERSION}: use one that knows it"
+            ),
         ));
     }
     let checksum: Digest = words

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::block::{BlockIndex, Digest};
+use crate::block::{BlockIndex, Digest, MAX_BLOCKS};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Blocks of which a segment speaks.
@@ -193,6 +193,9 @@ impl Root {
             let number = u32::from_le_bytes(reader.take()?);
             let blocks = u32::from_le_bytes(reader.take()?);
             let digest = Digest::from_bytes(reader.take()?);
+            if number >= MAX_BLOCKS / SEGMENT_BLOCKS || !(1..=SEGMENT_BLOCKS).contains(&blocks) {
+                return Err(corrupt("it names a segment that no volume has"));
+            }
             segments.push(SegmentRef {
                 number,
                 blocks,
@@ -242,7 +245,7 @@ impl Reader<'_> {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "tree object of version {version}; this program knows {VERSION}: use a newer one"
+                    "tree object of version {version}, and this program knows {VERSION}: use one that knows it"
                 ),
             ));
         }

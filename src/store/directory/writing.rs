@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use log::warn;
 
@@ -62,7 +63,9 @@ impl Inner {
     /// The pending snapshot `id`, from now on in use by this process. The caller holds the store's lock.
     fn hold(&self, id: &SnapshotId) -> Result<Arc<Pending>> {
         let held = locked(&self.pending).get(id).cloned();
-        if let Some(pending) = held.filter(|pending| pending.exists()) {
+        // Another process may have completed or deleted it, and not have come to remove the rest.
+        let there = |pending: &Arc<Pending>| pending.exists() && !self.snapshot_path(id).exists();
+        if let Some(pending) = held.filter(there) {
             check_pending(id, pending.status((self.clock)())?)?;
             return Ok(pending);
         }
@@ -82,26 +85,26 @@ impl Inner {
     }
 
     pub(super) fn complete(&self, id: &SnapshotId, seal: &Seal) -> Result<()> {
+        durable::create_private_dir(&self.top.join("snapshots"))?;
         // Most of the waiting is done here, while others may still write.
         let early = durable::flush(&self.dir);
         let _alone = StoreLock::exclusive(&self.top)?;
-        let pending = self.hold(id)?;
-        let mut record = pending.record.clone();
-        record.root = self.write_tree(&pending, seal)?;
-        record.info.status = Status::Completed;
+        let built = self.build(id, seal);
+        // An error is reported by one flush only: neither may be overlooked, whatever else failed.
         let flushed = early.and_then(|()| durable::flush(&self.dir));
-        if let Err(e) = flushed {
-            // The next flush would report success all the same, and what is read back now may only be in
-            // memory. So nothing of this snapshot may be relied on again, by a repetition least of all.
-            locked(&self.pending).remove(id);
-            drop(pending);
-            self.discard(&self.pending_dir(id))?;
-            self.gc_alone(false)?;
-            return Err(e.context(format!(
-                "{id} is lost and was removed: check the disk, then import again"
-            )));
+        if flushed.is_err() {
+            self.failed.store(true, Ordering::SeqCst);
         }
-        durable::create_private_dir(&self.top.join("snapshots"))?;
+        if self.failed.load(Ordering::SeqCst) {
+            let before = || {
+                Error::new(
+                    ErrorKind::Io,
+                    "the disk failed to keep what was written before",
+                )
+            };
+            return Err(self.give_up(id, flushed.err().unwrap_or_else(before)));
+        }
+        let record = built?;
         durable::publish(
             &self.snapshot_path(id),
             &record::encode(SNAPSHOT_RECORD, &record)?,
@@ -111,6 +114,36 @@ impl Inner {
             warn!("{id}: completed, but its log of puts stays until the next gc: {e:#}");
         }
         Ok(())
+    }
+
+    /// The record that `id` will have once it is completed; its trees are written.
+    fn build(&self, id: &SnapshotId, seal: &Seal) -> Result<Record> {
+        let pending = self.hold(id)?;
+        let mut record = pending.record.clone();
+        record.root = self.write_tree(&pending, seal)?;
+        record.info.status = Status::Completed;
+        Ok(record)
+    }
+
+    /// After a flush that failed. The next one would report success all the same, and what is read back now may
+    /// only be in memory: nothing of this snapshot may be relied on again, by a repetition least of all.
+    fn give_up(&self, id: &SnapshotId, e: Error) -> Error {
+        self.objects.distrust();
+        locked(&self.pending).remove(id);
+        let dir = self.pending_dir(id);
+        let removed = if dir.exists() {
+            self.discard(&dir)
+        } else {
+            Ok(())
+        };
+        let cleaned = removed.and_then(|()| self.gc_alone(false));
+        let rest = cleaned.map_or_else(
+            |e| format!("; it could not be removed ({e:#}): delete it"),
+            |_| String::new(),
+        );
+        e.context(format!(
+            "{id} is lost: check the disk, then import again{rest}"
+        ))
     }
 
     /// Writes the trees that `pending` will have, and returns their root.
@@ -171,12 +204,13 @@ impl Inner {
         let _alone = StoreLock::exclusive(&self.top)?;
         locked(&self.completed).pop(id);
         locked(&self.pending).remove(id);
-        let completed = durable::remove(&self.snapshot_path(id))?;
         let dir = self.pending_dir(id);
         let pending = dir.exists();
         if pending {
+            // First what a crash may have left of a completed one: it must not seem pending again.
             self.discard(&dir)?;
         }
+        let completed = durable::remove(&self.snapshot_path(id))?;
         if completed || pending {
             Ok(())
         } else {
@@ -190,6 +224,7 @@ impl Inner {
         durable::create_private_dir(&tmp)?;
         let gone = tmp.join(durable::unique_name());
         durable::place(dir, &gone)?;
+        durable::sync_dir(&self.top.join("pending"))?;
         fs::remove_dir_all(&gone).map_err(|e| Error::io(e, "remove", &gone))
     }
 }
