@@ -21,6 +21,8 @@ pub use set::BlockSet;
 pub const BLOCK_SIZE: usize = 512 * 1024;
 /// The same for offsets in a volume.
 const BLOCK_BYTES: u64 = 512 * 1024;
+/// Blocks in a GiB.
+pub const BLOCKS_PER_GIB: u32 = 1 << 11;
 /// Blocks in the largest volume, 64 TiB.
 pub const MAX_BLOCKS: u32 = 1 << 27;
 

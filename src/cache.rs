@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use crate::block::{Block, BlockIndex};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{BlockSource, READ_DEADLINE};
+use crate::read_at::{DEADLINE, too_late};
+use crate::source::BlockSource;
 use crate::stats::Stats;
 use crate::store::Listing;
 
@@ -146,6 +147,8 @@ impl CachedSource {
         }
         let (land, flight) = watch::channel(None);
         state.flights.insert(key, flight.clone());
+        // A runtime that is shutting down drops the task, and with it the landing, at once.
+        drop(state);
         let landing = Landing {
             cache: Arc::clone(&self.cache),
             key,
@@ -269,15 +272,14 @@ impl BlockSource for CachedSource {
             Err(flight) => flight,
         };
         // Behind many others a fetch may begin late; its readers wait no longer for that.
-        let landed = timeout(READ_DEADLINE, flight.wait_for(Option::is_some)).await;
-        let unavailable =
-            |what: &str| Error::new(ErrorKind::Unavailable, format!("block {index}: {what}"));
-        let Ok(landed) = landed else {
-            return Err(unavailable("the store did not answer in time"));
-        };
+        let landed = timeout(DEADLINE, flight.wait_for(Option::is_some)).await;
+        let landed = landed.map_err(|_| too_late().context(format!("block {index}")))?;
         match landed.as_deref() {
             Ok(Some(result)) => result.clone(),
-            Ok(None) | Err(_) => Err(unavailable("the fetch ended early")),
+            Ok(None) | Err(_) => {
+                let what = format!("the fetch of block {index} ended early");
+                Err(Error::new(ErrorKind::Unavailable, what))
+            }
         }
     }
 }

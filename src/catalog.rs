@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use log::warn;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{Export, Exports};
 use crate::partition::{Partition, Slice, read_table};
-use crate::read_at::ReadAt;
+use crate::read_at::{DEADLINE, ReadAt, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
 use crate::stats::Stats;
 use crate::store::Store;
@@ -86,7 +87,7 @@ impl Catalog {
         if let Some(disk) = self.disks().get(id) {
             return Ok(Arc::clone(disk));
         }
-        let info = self.runtime.block_on(self.store.info(id))?;
+        let info = self.wait(self.store.info(id))?;
         match info.status {
             Status::Completed => {}
             Status::Pending | Status::Error => {
@@ -114,11 +115,18 @@ impl Catalog {
         Ok(Arc::clone(self.disks().entry(id.clone()).or_insert(disk)))
     }
 
+    fn wait<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = self
+            .runtime
+            .block_on(async { timeout(DEADLINE, what).await });
+        answer.unwrap_or_else(|_| Err(too_late()))
+    }
+
     fn listed(&self) -> Result<Vec<SnapshotId>> {
         if let Some(named) = &self.named {
             return Ok(named.clone());
         }
-        let all = self.runtime.block_on(self.store.list())?;
+        let all = self.wait(self.store.list())?;
         Ok(all
             .into_iter()
             .filter(|info| info.status == Status::Completed)

@@ -58,6 +58,16 @@ struct Common {
     verbose: u8,
 }
 
+impl Common {
+    /// What a user may type to have `verb` done to the same store.
+    fn again(&self, verb: &str) -> String {
+        match &self.store {
+            Some(store) => format!("`ebsfs --store {store} {verb}`"),
+            None => format!("`ebsfs {verb}`"),
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Make a snapshot of a disk image; prints its id

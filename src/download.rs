@@ -1,11 +1,11 @@
 //! A whole disk out of a source: into a file or a device at its place, or into a stream in order.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, pin_mut};
+use futures_util::{TryStreamExt as _, pin_mut};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::block::{Block, BlockIndex};
@@ -38,8 +38,8 @@ pub enum Target {
 
 /// Writes the blocks of `source` from `from` on to their places in `file`.
 ///
-/// `progress` is told, in ascending order, the index before which everything has been written; an error from
-/// it ends the download. Nothing is made durable: that is the caller's.
+/// `progress` is told, after each block with data, the index before which everything has been written; an
+/// error from it ends the download. Nothing is made durable: that is the caller's.
 pub async fn to_file(
     source: &dyn BlockSource,
     file: &Arc<File>,
@@ -64,39 +64,48 @@ pub async fn to_file(
         done = BlockIndex::new(index.get() + 1);
         progress(done)?;
     }
-    clear(file, target, done, end).await?;
-    progress(end)
+    clear(file, target, done, end).await
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Streamed {
+    /// All of it was taken.
+    Whole,
+    /// Its reader went away, which is no error of ours.
+    ReaderGone,
 }
 
 /// Writes all of `source` to `out` in order, absent blocks as zeros.
 pub async fn to_stream(
     source: &dyn BlockSource,
-    out: &mut dyn Write,
+    out: &Arc<File>,
     config: &Config,
     progress: &(dyn Fn(BlockIndex) + Sync),
-) -> Result<()> {
+) -> Result<Streamed> {
     let blocks = indexes(source, BlockIndex::ZERO)
         .map_ok(|index| async move { Ok((index, source.block(index).await?)) })
         .try_buffered(config.concurrency);
-    let end = BlockIndex::new(source.count());
-    let blocks = blocks.chain(futures_util::stream::iter([Ok((end, Block::Zero))]));
     pin_mut!(blocks);
-    let mut done = 0;
-    while let Some((index, block)) = blocks.try_next().await? {
-        for absent in done..index.get() {
-            let absent = BlockIndex::new(absent);
-            out.write_all(Block::Zero.bytes())
-                .map_err(|e| cannot_write(absent, e))?;
-            progress(BlockIndex::new(absent.get() + 1));
-        }
-        if index < end {
-            out.write_all(block.bytes())
-                .map_err(|e| cannot_write(index, e))?;
-            done = index.get() + 1;
-            progress(BlockIndex::new(done));
+    let mut next = blocks.try_next().await?;
+    for index in (0..source.count()).map(BlockIndex::new) {
+        let block = match next.take_if(|(present, _)| *present == index) {
+            Some((_, block)) => {
+                next = blocks.try_next().await?;
+                block
+            }
+            None => Block::Zero,
+        };
+        let out = Arc::clone(out);
+        // A reader may take its time, and an interruption must not have to wait for it.
+        let written = blocking(move || Ok((&*out).write_all(block.bytes()))).await?;
+        match written {
+            Ok(()) => progress(BlockIndex::new(index.get() + 1)),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Streamed::ReaderGone),
+            Err(e) => return Err(cannot_write(index, e)),
         }
     }
-    Ok(out.flush()?)
+    Ok(Streamed::Whole)
 }
 
 fn write(file: &File, target: Target, index: BlockIndex, block: &Block) -> Result<()> {
@@ -131,7 +140,9 @@ async fn clear(file: &Arc<File>, target: Target, start: BlockIndex, end: BlockIn
     .await
 }
 
-async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
         Err(Error::new(
             ErrorKind::Io,

@@ -4,16 +4,19 @@
 //! It promises that a read answers its full length or an error, that requests which wait never hold up others,
 //! and that the errors of this crate reach the kernel by one table, [`errno`].
 //!
-//! A request that needs no waiting is answered in the thread that read it; all others go to a bounded pool.
+//! A read that needs no waiting is answered in the thread that took it from the kernel; whatever may wait goes
+//! to a bounded pool.
 //! Beside the exports there is `.ebsfs`, a directory of files about the mount itself. It can be entered but is
 //! not listed, so that copying the directory copies images only.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{Errno, Session, SessionACL};
 
+use self::mountpoint::MountEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 use crate::stats::Stats;
@@ -80,25 +83,34 @@ pub fn mount(
     control: Vec<Control>,
     config: &Config,
     ended: Box<dyn FnOnce() + Send + Sync>,
-) -> Result<()> {
+) -> Result<MountEntry> {
+    let path = &config.mountpoint;
     let filesystem = filesystem::Directory::new(exports, control, config.allow_other, ended)?;
-    let fuse = mountpoint::attach(&config.mountpoint, config.allow_other)?;
+    let fuse = mountpoint::attach(path, config.allow_other)?;
+    let mounted = serve(filesystem, fuse, path);
+    if mounted.is_err() {
+        // Without a session it would be a dead mount.
+        drop(mountpoint::detach(path, true));
+    }
+    mounted
+}
+
+fn serve(filesystem: filesystem::Directory, fuse: OwnedFd, path: &Path) -> Result<MountEntry> {
+    let cannot = |e| Error::io(e, "serve", path);
     let mut options = fuser::Config::default();
     options.n_threads = Some(SESSION_THREADS);
     // The kernel has checked the owner already; once more here would only refuse root.
-    let session =
-        Session::from_fd(filesystem, fuse, SessionACL::All, options).and_then(Session::spawn);
-    if let Err(e) = session {
-        mountpoint::detach(&config.mountpoint, true)?;
-        return Err(Error::io(e, "serve", &config.mountpoint));
-    }
-    answers(&config.mountpoint)
-}
-
-fn answers(path: &Path) -> Result<()> {
-    std::fs::metadata(path)
-        .map(drop)
-        .map_err(|e| Error::io(e, "reach", path))
+    let session = Session::from_fd(filesystem, fuse, SessionACL::All, options).map_err(cannot)?;
+    session.spawn().map_err(cannot)?;
+    // That it answers is what the caller waits for.
+    std::fs::metadata(path).map_err(|e| Error::io(e, "reach", path))?;
+    let missing = || {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("{} was unmounted at once", path.display()),
+        )
+    };
+    mountpoint::mounted_at(path)?.ok_or_else(missing)
 }
 
 /// What the kernel is told.

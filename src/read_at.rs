@@ -4,6 +4,7 @@
 //! bytes come from the network, a call waits; it must then not be made on a worker of the async runtime.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -29,6 +30,19 @@ impl Extent {
             Self::Data { end } | Self::Hole { end } => end,
         }
     }
+}
+
+/// How long a request may wait for a store that does not answer. A loop device over a file cannot be killed
+/// while it waits.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// `Unavailable`, when [`DEADLINE`] has passed.
+pub fn too_late() -> Error {
+    let seconds = DEADLINE.as_secs();
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the store did not answer for {seconds} s"),
+    )
 }
 
 /// A fixed number of bytes that can be read anywhere.

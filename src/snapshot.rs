@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::block::{BlockIndex, Digest, bytes_of};
+use crate::block::{BLOCKS_PER_GIB, BlockIndex, Digest, bytes_of};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A snapshot's id: `snap-` and lower-case hexadecimal digits, 64 characters at most.
@@ -88,7 +88,6 @@ pub struct VolumeSize(u32);
 
 impl VolumeSize {
     const MAX_GIB: u32 = 65536;
-    const BLOCKS_PER_GIB: u32 = 2048;
 
     /// `gib` GiB; `Invalid` unless the service has volumes of that size.
     pub fn from_gib(gib: u32) -> Result<Self> {
@@ -128,7 +127,7 @@ impl VolumeSize {
 
     /// In blocks.
     pub const fn blocks(self) -> u32 {
-        self.0 * Self::BLOCKS_PER_GIB
+        self.0 * BLOCKS_PER_GIB
     }
 
     /// In bytes.

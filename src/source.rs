@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Stream, TryStreamExt as _, stream};
@@ -15,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::block::{Block, BlockIndex};
 use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::{DEADLINE, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::store::{Listing, Store};
 
@@ -82,14 +82,10 @@ pub fn indexes(
         .try_flatten()
 }
 
-/// How long a read may take before it is told that the store does not answer: the kernel cannot be interrupted
-/// while a loop device waits.
-pub const READ_DEADLINE: Duration = Duration::from_secs(120);
-
 /// A completed snapshot in a store.
 ///
 /// Listings are asked for when first needed, a window at a time, and kept in an [`IndexCache`] that all
-/// snapshots share. Every fetch ends within two minutes.
+/// snapshots share. Every call ends within two minutes.
 pub struct SnapshotSource {
     store: Arc<dyn Store>,
     id: SnapshotId,
@@ -122,15 +118,37 @@ impl SnapshotSource {
         ))
     }
 
-    async fn in_time<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(READ_DEADLINE, what).await.unwrap_or_else(|_| {
-            let seconds = READ_DEADLINE.as_secs();
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("the store did not answer for {seconds} s"),
-            ))
-        })
+    /// Asks for the listing of `from`, unless someone else did while this waited for its turn.
+    async fn list(&self, from: BlockIndex) -> Result<Arc<Listing>> {
+        let _turn = self.listing.lock().await;
+        if let Some(listing) = self.listed(from) {
+            return Ok(listing);
+        }
+        // Windows that begin at round indexes do not overlap much, wherever the reads fall.
+        let mut listing = self
+            .store
+            .blocks(&self.id, IndexCache::window_start(from))
+            .await?;
+        if !listing.covered.contains(&from.get()) {
+            listing = self.store.blocks(&self.id, from).await?;
+        }
+        if !listing.covered.contains(&from.get()) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the listing leaves out block {from}"),
+            ));
+        }
+        let listing = Arc::new(listing);
+        self.windows.insert(&self.id, Arc::clone(&listing));
+        Ok(listing)
     }
+}
+
+/// The result of `what`, or `Unavailable` if it takes too long.
+async fn in_time<T>(what: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(DEADLINE, what)
+        .await
+        .unwrap_or_else(|_| Err(too_late()))
 }
 
 #[async_trait]
@@ -153,37 +171,16 @@ impl BlockSource for SnapshotSource {
         if let Some(listing) = self.listed(from) {
             return Ok(listing);
         }
-        let _turn = self.listing.lock().await;
-        if let Some(listing) = self.listed(from) {
-            return Ok(listing);
-        }
-        // Windows that begin at round indexes do not overlap much, wherever the reads fall.
-        let start = IndexCache::window_start(from);
-        let mut listing = self.in_time(self.store.blocks(&self.id, start)).await;
-        if listing
-            .as_ref()
-            .is_ok_and(|listing| !listing.covered.contains(&from.get()))
-        {
-            listing = self.in_time(self.store.blocks(&self.id, from)).await;
-        }
-        let listing = Arc::new(
-            listing.map_err(|e| e.context(format!("cannot list the blocks of {}", self.id)))?,
-        );
-        if !listing.covered.contains(&from.get()) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{}: the listing leaves out block {from}", self.id),
-            ));
-        }
-        self.windows.insert(&self.id, Arc::clone(&listing));
-        Ok(listing)
+        // The wait for another reader's listing counts, too.
+        let listing = in_time(self.list(from)).await;
+        listing.map_err(|e| e.context(format!("cannot list the blocks of {}", self.id)))
     }
 
     async fn block(&self, index: BlockIndex) -> Result<Block> {
         if !self.present(index).await?.set.contains(index) {
             return Ok(Block::Zero);
         }
-        self.in_time(self.store.get(&self.id, index))
+        in_time(self.store.get(&self.id, index))
             .await
             .map_err(|e| e.context(format!("{}: block {index}", self.id)))
     }

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::BLOCK_SIZE;
 
-/// Buffers that wait: 16 MiB, about as many as are on their way at one time.
-const SPARE: usize = 32;
+/// Buffers that wait: 8 MiB, about as many as are on their way at one time.
+const SPARE: usize = 16;
 
 /// Guards push and pop.
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());

@@ -10,8 +10,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use log::info;
-
 use super::{Outcome, Stop, tell};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,16 +21,10 @@ pub(super) const DETACHED: &str = "EBSFS_DETACHED";
 const READY: &str = "ready";
 
 /// Starts this program again as a daemon and waits until it is mounted or has failed.
-pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
+pub(super) fn start(log: Option<File>) -> Outcome {
     let program =
         std::env::current_exe().map_err(|e| Error::from(e).context("cannot find this program"))?;
-    let log = match log_file {
-        Some(path) => {
-            info!("the log of {} is {}", mountpoint.display(), path.display());
-            open_log(path)?.into()
-        }
-        None => Stdio::null(),
-    };
+    let log = log.map_or_else(Stdio::null, Stdio::from);
     let mut daemon = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "true")
@@ -63,14 +55,8 @@ pub(super) fn start(log_file: Option<&Path>, mountpoint: &Path) -> Outcome {
             Err(Stop::Told(code))
         }
         None => {
-            let log = log_file.map_or(String::new(), |path| {
-                format!("; its log is {}", path.display())
-            });
-            Err(Error::new(
-                ErrorKind::Io,
-                format!("the daemon ended before it had mounted ({status}){log}"),
-            )
-            .into())
+            let what = format!("the daemon ended before it had mounted ({status}); -f shows why");
+            Err(Error::new(ErrorKind::Io, what).into())
         }
     }
 }
@@ -80,7 +66,8 @@ pub(super) fn log_to(path: &Path) -> Result<()> {
     Ok(rustix::stdio::dup2_stderr(open_log(path)?)?)
 }
 
-fn open_log(path: &Path) -> Result<File> {
+/// Opens a log to append to; only its owner may read it.
+pub(super) fn open_log(path: &Path) -> Result<File> {
     if let Some(parent) = path.parent() {
         durable::create_private_dir(parent)?;
     }

@@ -4,9 +4,10 @@
 //! is written in place. Both can be interrupted and continued: how far all is durable is noted now and then.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek as _, SeekFrom, Write};
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -18,7 +19,7 @@ use super::progress::Progress;
 use super::state::Checkpoint;
 use super::{Common, Outcome, Stop, stack, tell};
 use crate::block::BlockIndex;
-use crate::download::{Config, Target, to_stream};
+use crate::download::{Config, Streamed, Target, to_stream};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
@@ -58,7 +59,11 @@ impl Export {
             runtime: &runtime,
             source: &source,
             info: &info,
-            shown: &self.target,
+            again: common.again(&format!(
+                "export --continue {} {}",
+                info.id,
+                self.target.display()
+            )),
             checkpoint: Checkpoint::of(
                 "export",
                 &[&store.identity(), info.id.as_str(), &path.to_string_lossy()],
@@ -67,11 +72,20 @@ impl Export {
         if self.target == Path::new("-") {
             // Not through the standard handle, which looks for line feeds in all that it writes.
             let stdout = rustix::io::dup(rustix::stdio::stdout()).map_err(Error::from)?;
-            return stream(&runtime, &source, &info, &mut File::from(stdout), "stdout");
+            return stream(&runtime, &source, &info, File::from(stdout), "stdout");
         }
         let meta = match std::fs::metadata(&self.target) {
             Ok(meta) => Some(meta),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if self.target.symlink_metadata().is_ok() {
+                    let what = format!(
+                        "{} is a link to nothing: name its target",
+                        self.target.display()
+                    );
+                    return Err(Error::new(ErrorKind::Invalid, what).into());
+                }
+                None
+            }
             Err(e) => return Err(Error::io(e, "write", &self.target).into()),
         };
         match meta {
@@ -88,12 +102,12 @@ impl Export {
                 self.to_device(&in_place(&path), &path)
             }
             Some(meta) if !meta.is_file() => {
-                let mut out = File::options()
+                let out = File::options()
                     .write(true)
                     .open(&self.target)
                     .map_err(|e| Error::io(e, "open", &self.target))?;
                 let shown = self.target.display().to_string();
-                stream(&runtime, &source, &info, &mut out, &shown)
+                stream(&runtime, &source, &info, out, &shown)
             }
             existing => {
                 if existing.is_some() && !self.force {
@@ -122,15 +136,23 @@ impl Export {
         };
         let (file, from) = match continued {
             Some(found) => found,
-            None => (
-                export.create(&partial, self.force || self.go_on)?,
-                BlockIndex::ZERO,
-            ),
+            None => {
+                let file = export.create(&partial, self.force)?;
+                self.tell_if_not_continued();
+                (file, BlockIndex::ZERO)
+            }
         };
         let bytes = export.info.volume_size.bytes();
-        file.set_len(bytes)
-            .map_err(|e| Error::io(e, "size", &partial))?;
-        export.write(file, &partial, Target::New, from)?;
+        if let Err(e) = file.set_len(bytes) {
+            if from == BlockIndex::ZERO {
+                // Nothing is in it yet, and it would be in the way of the next try.
+                durable::remove(&partial)?;
+            }
+            return Err(Error::io(e, "size", &partial).into());
+        }
+        // Kept open, and with it the claim on its name, until it has its own.
+        let file = Arc::new(file);
+        export.write(&file, &partial, Target::New, from)?;
         if self.force {
             durable::place(&partial, path)?;
         } else {
@@ -146,6 +168,12 @@ impl Export {
         durable::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
         export.checkpoint.clear();
         Ok(())
+    }
+
+    fn tell_if_not_continued(&self) {
+        if self.go_on {
+            tell("there is no interrupted export of this snapshot to this place: starting one");
+        }
     }
 
     fn to_device(&self, export: &InPlace<'_>, path: &Path) -> Outcome {
@@ -180,13 +208,16 @@ impl Export {
         };
         let from = match continued {
             Some((_, from)) => from,
-            None if self.force || is_blank(&device, path)? => BlockIndex::ZERO,
             None => {
-                let what = format!("{shown} holds something: --force writes over it");
-                return Err(Error::new(ErrorKind::Conflict, what).into());
+                self.tell_if_not_continued();
+                if !self.force && !is_blank(&device, path)? {
+                    let what = format!("{shown} holds something: --force writes over it");
+                    return Err(Error::new(ErrorKind::Conflict, what).into());
+                }
+                BlockIndex::ZERO
             }
         };
-        export.write(device, path, Target::Used, from)?;
+        export.write(&Arc::new(device), path, Target::Used, from)?;
         export.checkpoint.clear();
         if size > bytes {
             tell(&format!(
@@ -209,43 +240,20 @@ fn stream(
     runtime: &Runtime,
     source: &SnapshotSource,
     info: &SnapshotInfo,
-    out: &mut dyn Write,
+    out: File,
     shown: &str,
 ) -> Outcome {
     let progress = Progress::new("export", info.volume_size.bytes());
-    let mut out = Pipe { out, broken: false };
     let reached = |index| progress.reached(index);
     let config = Config::default();
-    let work = to_stream(source, &mut out, &config, &reached);
+    let out = Arc::new(out);
+    let work = to_stream(source, &out, &config, &reached);
     let done = runtime.block_on(unless_interrupted(
         work,
         "an export to a stream cannot be continued",
     ));
-    match done {
-        _ if out.broken => Err(Stop::BrokenPipe),
-        Err(Stop::Failed(e)) => Err(Stop::Failed(
-            e.context(format!("the export to {shown} is not complete")),
-        )),
-        done => done,
-    }
-}
-
-/// A stream that remembers whether its reader went away, which is no error of ours.
-struct Pipe<'a> {
-    out: &'a mut dyn Write,
-    broken: bool,
-}
-
-impl Write for Pipe<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes);
-        self.broken |= written
-            .as_ref()
-            .is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-        written
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    match done.map_err(|stop| stop.context(&format!("the export to {shown} is not complete")))? {
+        Streamed::Whole => Ok(()),
+        Streamed::ReaderGone => Err(Stop::BrokenPipe),
     }
 }

@@ -73,7 +73,7 @@ impl Import {
         let store = stack::create_store(common)?;
         let path = fs::canonicalize(&self.image).map_err(|e| Error::io(e, "find", &self.image))?;
         let checkpoint = Checkpoint::of("import", &[&store.identity(), &path.to_string_lossy()]);
-        let image = image_state(&path, source.len())?;
+        let image = image_state(&path, source.image_len())?;
         let new = self.choose(wanted, &checkpoint, &image)?;
 
         let runtime = stack::runtime()?;
@@ -85,30 +85,27 @@ impl Import {
             ));
         } else {
             let bytes = source.volume_size().bytes();
-            if bytes != source.len() {
-                let (len, size) = (HumanBytes(source.len()), source.volume_size());
+            if bytes != source.image_len() {
+                let (len, size) = (HumanBytes(source.image_len()), source.volume_size());
                 tell(&format!(
                     "{} has {len} ({} bytes): padded with zeros to {size}",
                     path.display(),
-                    source.len()
+                    source.image_len()
                 ));
             }
-            let progress = Progress::new("import", source.len());
+            let progress = Progress::new("import", source.image_len());
             let reached = |index| progress.reached(index);
             let blocks: Arc<dyn BlockSource> = Arc::<RawSource>::clone(&source);
             let config = Config::default();
             let work = upload(store, &info, &new, blocks, &config, &reached);
-            let shown = self.image.display();
-            let go_on = format!(
-                "{} stays pending; `ebsfs import --continue {shown}` goes on with it",
-                info.id
-            );
+            let again = common.again(&format!("import --continue {}", self.image.display()));
+            let go_on = format!("{} stays pending; {again} goes on with it", info.id);
             runtime
                 .block_on(unless_interrupted(work, &go_on))
                 .map_err(|stop| stop.context(&go_on))?;
         }
         checkpoint.clear();
-        if image_state(&path, source.len())? != image {
+        if image_state(&path, source.image_len())? != image {
             tell(&format!(
                 "{} changed while it was read: {} may mix old and new",
                 path.display(),
@@ -126,6 +123,9 @@ impl Import {
             timeout: Duration::from_secs(minutes),
             ..NewSnapshot::new(source.volume_size())?
         };
+        if new.tags.len() != self.tags.len() {
+            return Err(Error::new(ErrorKind::Invalid, "two tags have the same key"));
+        }
         new.check()?;
         Ok(new)
     }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: work stops between two steps and says how to go on with it.
+//! SIGINT, SIGTERM and SIGHUP: work stops between two steps and says how to go on with it.
 
 use futures_util::future::{Either, select};
 use futures_util::pin_mut;
@@ -15,9 +15,10 @@ pub(super) async fn unless_interrupted<T>(
     let cannot = |e: std::io::Error| Error::from(e).context("cannot watch for signals");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let (interrupted, terminated) = (interrupt.recv(), terminate.recv());
-    pin_mut!(work, interrupted, terminated);
-    match select(work, select(interrupted, terminated)).await {
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot)?;
+    let (interrupted, terminated, hung_up) = (interrupt.recv(), terminate.recv(), hangup.recv());
+    pin_mut!(work, interrupted, terminated, hung_up);
+    match select(work, select(interrupted, select(terminated, hung_up))).await {
         Either::Left((done, _)) => Ok(done?),
         Either::Right(_) => Err(Stop::Interrupted(how_to_go_on.to_owned())),
     }

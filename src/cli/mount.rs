@@ -1,5 +1,6 @@
 //! `ebsfs mount`: checks, mounts, serves until the mount ends.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -15,7 +16,7 @@ use super::{Common, Outcome, daemon, parse_bytes, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::mountpoint::{self, canonical, detach, users};
+use crate::fuse::mountpoint::{self, MountEntry, canonical, detach_own, users};
 use crate::fuse::{self, Content, Control, Exports};
 use crate::snapshot::SnapshotId;
 
@@ -80,14 +81,25 @@ impl Mount {
             };
         }
         let (_, mountpoint) = self.what_and_where()?;
-        let log_file = self.log_file(&mountpoint);
-        daemon::start(
-            log_file
-                .as_deref()
-                .inspect_err(|e| warn!("no log is kept: {e:#}"))
-                .ok(),
-            &mountpoint,
-        )
+        daemon::start(self.open_log(&mountpoint)?)
+    }
+
+    /// The log of the detached daemon. One that was not asked for is not worth failing for: this may be a rescue
+    /// system that can write nowhere.
+    fn open_log(&self, mountpoint: &Path) -> Result<Option<File>> {
+        let path = self.log_file(mountpoint);
+        let opened = path.and_then(|path| {
+            let log = daemon::open_log(&path)?;
+            info!("the log of {} is {}", mountpoint.display(), path.display());
+            Ok(log)
+        });
+        match opened {
+            Err(e) if self.log_file.is_none() => {
+                warn!("no log is kept: {e:#}");
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// The snapshots and the mount point, as typed.
@@ -141,6 +153,8 @@ impl Mount {
         } else {
             None
         };
+        // The log of a detached daemon was opened by who started it, if it could be.
+        let log_file = log_file.filter(|path| !self.detached || path.exists());
         if let (false, Some(path)) = (self.detached, &log_file) {
             daemon::log_to(path)?;
         }
@@ -154,16 +168,16 @@ impl Mount {
             allow_other: self.allow_other,
         };
         let exports: Arc<dyn Exports> = Arc::<Catalog>::clone(&catalog);
-        fuse::mount(exports, control, &config, ended)?;
+        let mount = fuse::mount(exports, control, &config, ended)?;
         info!("mounted on {}", mountpoint.display());
         let ready = if self.detached {
             daemon::ready()
         } else {
             Ok(())
         };
-        if let Err(e) = ready.and_then(|()| until_ended(&events, &mountpoint)) {
+        if let Err(e) = ready.and_then(|()| until_ended(&events, &mount)) {
             // Without this process the mount would be a dead one.
-            drop(detach(&mountpoint, true));
+            drop(detach_own(&mount, true));
             return Err(e.into());
         }
         info!(
@@ -171,8 +185,6 @@ impl Mount {
             mountpoint.display(),
             catalog.stats()
         );
-        // Fetches that nobody waits for any more are not worth waiting for.
-        runtime.shutdown_background();
         Ok(())
     }
 }
@@ -237,7 +249,7 @@ fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
 
 /// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
 /// device, the daemon waits and does not pull the disk away. A second signal ends it all the same.
-fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Result<()> {
+fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
     let mut leaving = false;
     loop {
         let event = if leaving {
@@ -250,24 +262,24 @@ fn until_ended(events: &Receiver<Event>, mountpoint: &Path) -> Result<()> {
             Ok(Event::Signal) if leaving => {
                 warn!(
                     "{}: ended by a second signal while in use",
-                    mountpoint.display()
+                    mount.path.display()
                 );
                 // It may be out of the tree already.
-                drop(detach(mountpoint, true));
+                drop(detach_own(mount, true));
                 return Ok(());
             }
             Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
                 let first = !std::mem::replace(&mut leaving, true);
-                match detach(mountpoint, false).map_err(|e| (e.kind(), e)) {
-                    // The session ends, and says so.
-                    Ok(()) => {}
-                    // Also when it was taken out of the tree lazily: whoever uses it still does.
-                    Err((ErrorKind::Conflict | ErrorKind::Invalid | ErrorKind::NotFound, _)) => {
-                        if first {
-                            warn!("{}; a second signal ends it at once", busy(mountpoint));
-                        }
-                    }
-                    Err((_, e)) => return Err(e),
+                // Once it is detached the session ends, and says so.
+                if let Err(e) = detach_own(mount, false)
+                    && first
+                {
+                    let why = if e.kind() == ErrorKind::Conflict {
+                        busy(&mount.path)
+                    } else {
+                        format!("{e:#}")
+                    };
+                    warn!("{why}; a second signal ends it at once");
                 }
             }
         }

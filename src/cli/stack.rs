@@ -1,7 +1,9 @@
 //! Which implementation stands on which: the only place that names them together.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -22,15 +24,39 @@ const WORKERS: usize = 4;
 /// Threads for files and hashing.
 const BLOCKING_THREADS: usize = 32;
 
+/// How long the program waits in the end for what still runs, so that it is done in order. Longer nobody who
+/// interrupts it should have to wait for a lock or a disk.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 /// The runtime that everything asynchronous shares.
-pub(super) fn runtime() -> Result<Runtime> {
+pub(super) struct Tasks(Option<Runtime>);
+
+impl Deref for Tasks {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("held until dropped")
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(LAST_WAIT);
+        }
+    }
+}
+
+/// Starts the runtime.
+pub(super) fn runtime() -> Result<Tasks> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .worker_threads(cores.min(WORKERS))
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
-        .map_err(|e| Error::from(e).context("cannot start the runtime"))
+        .map_err(|e| Error::from(e).context("cannot start the runtime"))?;
+    Ok(Tasks(Some(runtime)))
 }
 
 /// The directory that `--store` names, as an absolute path.

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -19,7 +19,7 @@ use super::pool::Pool;
 use super::{Content, Control, Export, Exports, errno};
 use crate::block::BLOCK_SIZE;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::Extent;
+use crate::read_at::{DEADLINE, Extent, too_late};
 
 /// The name of the control directory.
 const CONTROL_NAME: &str = ".ebsfs";
@@ -28,9 +28,9 @@ const CONTROL_NAME: &str = ".ebsfs";
 /// number of allocated blocks becomes known little by little.
 const TTL: Duration = Duration::from_secs(1);
 
-/// Threads for requests that wait: as many fetches as the kernel's own read-ahead and some dozens of readers
-/// can want at once. Each takes a request's buffer of memory, 512 KiB at most.
-const WAITING_THREADS: usize = 32;
+/// Threads for requests that wait: more than a local disk can use at once. Each takes a request's buffer of
+/// memory, 512 KiB at most.
+const WAITING_THREADS: usize = 16;
 
 /// Requests that the kernel may have under way on its own account; its default of 16 starves ten readers.
 const MAX_BACKGROUND: u16 = 64;
@@ -73,13 +73,56 @@ fn entry(files: &Files, found: Option<INodeNo>, reply: ReplyEntry) {
     }
 }
 
+/// The failure that was logged last. A bad block read in small pieces would fill the log otherwise.
+static LOGGED: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+
+/// How long the same failure is not logged again.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Counts and logs a failed read, and returns what to answer.
 fn failed(export: &Export, what: &str, e: &Error) -> Errno {
     export.stats.errors.add(1);
-    error!("{}: {what}: {e:#}", export.name);
+    let failure = format!("{}: {e:#}", export.name);
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged
+        .as_ref()
+        .is_none_or(|(last, when)| *last != failure || when.elapsed() > QUIET)
+    {
+        error!("{failure} ({what})");
+        *logged = Some((failure, Instant::now()));
+    }
     // An open file's reader can do nothing about a store that is gone, in the way or forbidden: it is a disk
     // that fails, whatever the cause.
     Errno::EIO
+}
+
+/// Answers a read that had to wait, if it has not waited too long for a thread already.
+fn answer_late(export: &Export, asked: Instant, offset: u64, len: usize, reply: ReplyData) {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len, 0);
+        let late = asked.elapsed() > DEADLINE;
+        let done = if late {
+            Err(too_late())
+        } else {
+            export.data.read_at(offset, buffer)
+        };
+        answer(export, offset, buffer, done, reply);
+    });
+}
+
+fn answer(export: &Export, offset: u64, buffer: &[u8], done: Result<()>, reply: ReplyData) {
+    let len = buffer.len();
+    match done {
+        Ok(()) => {
+            export.stats.bytes.add(u64::try_from(len).unwrap_or(0));
+            reply.data(buffer);
+        }
+        Err(e) => reply.error(failed(
+            export,
+            &format!("{len} bytes at offset {offset}"),
+            &e,
+        )),
+    }
 }
 
 fn seek(export: &Export, offset: i64, whence: i32) -> Result<Option<i64>> {
@@ -218,35 +261,14 @@ impl Filesystem for Directory {
         if len == 0 {
             return reply.data(&[]);
         }
-        let served = u64::try_from(len).unwrap_or(0);
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(len, 0);
             match export.data.try_read_at(offset, buffer) {
-                Ok(true) => {
-                    export.stats.bytes.add(served);
-                    reply.data(buffer);
+                Ok(false) => {
+                    let asked = Instant::now();
+                    self.wait(move |_| answer_late(&export, asked, offset, len, reply));
                 }
-                Ok(false) => self.wait(move |_| {
-                    BUFFER.with_borrow_mut(|buffer| {
-                        buffer.resize(len, 0);
-                        match export.data.read_at(offset, buffer) {
-                            Ok(()) => {
-                                export.stats.bytes.add(served);
-                                reply.data(buffer);
-                            }
-                            Err(e) => reply.error(failed(
-                                &export,
-                                &format!("{len} bytes at offset {offset}"),
-                                &e,
-                            )),
-                        }
-                    });
-                }),
-                Err(e) => reply.error(failed(
-                    &export,
-                    &format!("{len} bytes at offset {offset}"),
-                    &e,
-                )),
+                done => answer(&export, offset, buffer, done.map(drop), reply),
             }
         });
     }
@@ -352,6 +374,18 @@ impl Filesystem for Directory {
             255,
             STATFS_BLOCK,
         );
+    }
+
+    /// Nothing is ever written, so all of it is durable. Loop devices ask.
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     // Not implemented, deliberately: the kernel remembers ENOSYS and does not ask again.

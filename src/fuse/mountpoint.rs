@@ -31,6 +31,8 @@ pub struct MountEntry {
     pub path: PathBuf,
     /// Its type.
     pub fs_type: String,
+    /// The number of its device, which no other file system has while it is mounted.
+    pub device: String,
 }
 
 /// What is mounted, in the order in which it was.
@@ -42,10 +44,13 @@ pub fn mounts() -> Result<Vec<MountEntry>> {
 
 fn parse_mount(line: &str) -> Option<MountEntry> {
     let (left, right) = line.split_once(" - ")?;
-    let path = unescape(left.split(' ').nth(4)?);
+    let mut left = left.split(' ').skip(2);
+    let device = left.next()?.to_owned();
+    let path = unescape(left.nth(1)?).into();
     Some(MountEntry {
-        path: path.into(),
+        path,
         fs_type: right.split(' ').next()?.to_owned(),
+        device,
     })
 }
 
@@ -288,6 +293,21 @@ fn detach_by_helper(path: &Path, lazily: bool) -> Result<()> {
     ))
 }
 
+/// Like [`detach`], but only what was mounted as `mount`: something else may stand there by now. `NotFound` if
+/// it does not stand on top any more.
+pub fn detach_own(mount: &MountEntry, lazily: bool) -> Result<()> {
+    match mounted_at(&mount.path)? {
+        Some(entry) if entry.device == mount.device => detach(&mount.path, lazily),
+        _ => Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "{} is out of the tree and still in use",
+                mount.path.display()
+            ),
+        )),
+    }
+}
+
 /// What keeps the file system at `path` busy, as far as can be told: loop devices over its files, and mounts
 /// below it.
 pub fn users(path: &Path) -> Vec<String> {
@@ -320,7 +340,8 @@ mod tests {
             entry,
             MountEntry {
                 path: r"/mnt/a b\c".into(),
-                fs_type: FS_TYPE.into()
+                fs_type: FS_TYPE.into(),
+                device: "0:43".into(),
             }
         );
         assert!(

@@ -16,7 +16,7 @@ pub struct IndexCache {
 
 #[derive(Default)]
 struct State {
-    /// By snapshot and first index covered. No window of a snapshot begins inside another one.
+    /// By snapshot and first index covered. Where two of a snapshot overlap, the later one is asked.
     windows: BTreeMap<(SnapshotId, u32), Window>,
     bytes: usize,
     clock: u64,
@@ -31,8 +31,9 @@ struct Window {
 const OVERHEAD: usize = 256;
 
 impl IndexCache {
-    /// Memory for the listings of all snapshots of a process. A window of 10,000 blocks takes at most 40 KiB.
-    pub const DEFAULT_LIMIT: usize = 32 << 20;
+    /// Memory for the listings of all snapshots of a process. A window of 10,000 blocks takes a few bytes if they
+    /// lie together, and at most 128 KiB if each lies alone.
+    pub const DEFAULT_LIMIT: usize = 16 << 20;
 
     /// Blocks between the indexes at which windows begin; below a listing's largest page, so that the page
     /// which begins there reaches the next.

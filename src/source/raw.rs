@@ -68,14 +68,9 @@ impl RawSource {
         })
     }
 
-    /// Length of the image itself.
-    pub fn len(&self) -> u64 {
+    /// Bytes in the image itself.
+    pub fn image_len(&self) -> u64 {
         self.image.len
-    }
-
-    /// Never: an empty image cannot be opened.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// The volume that holds it.
@@ -203,7 +198,7 @@ mod tests {
             .unwrap();
         file.as_file().write_all_at(b"end", len - 3).unwrap();
         let source = RawSource::open(file.path()).unwrap();
-        assert_eq!((source.len(), source.volume_size().gib()), (len, 1));
+        assert_eq!((source.image_len(), source.volume_size().gib()), (len, 1));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

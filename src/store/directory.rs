@@ -57,10 +57,10 @@ const PENDING_RECORD: &str = "ebsfs-pending";
 const RECORDS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 /// Roots kept in memory: one of 64 TiB takes 1.3 MiB, one of 1 TiB 20 KiB.
-const ROOTS: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+const ROOTS: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
-/// Segments kept in memory, at most 129 KiB each: 128 GiB of volume.
-const SEGMENTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Segments kept in memory, at most 129 KiB each: 64 GiB of volume.
+const SEGMENTS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// A store in a directory.
 pub struct DirectoryStore {
@@ -246,6 +246,18 @@ impl Inner {
     fn ids(&self, dir: &str) -> Result<Vec<SnapshotId>> {
         let dir = self.top.join(dir);
         let entries = match fs::read_dir(&dir) {
+            // Made before the first tree is: with trees and without it the store is not whole, and a gc would
+            // take all that is left.
+            Err(e)
+                if e.kind() == IoKind::NotFound
+                    && dir.ends_with("snapshots")
+                    && self.objects.trees_dir().exists() =>
+            {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{} is missing", dir.display()),
+                ));
+            }
             Err(e) if e.kind() == IoKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|e| Error::io(e, "read", &dir))?,
         };

@@ -176,8 +176,13 @@ fn a_left_partial_file_is_replaced_only_when_asked() {
     assert_volume(&sandbox.path("out.img"), &sandbox.path("disk.img"));
     fs::remove_file(sandbox.path("out.img")).unwrap();
 
-    // There is no note of it, so nothing in it is believed.
+    // There is no note of it: it may be what another export has come to.
     fs::write(&partial, "left").unwrap();
+    sandbox
+        .run(&["export", "--continue", &id, "out.img"])
+        .fails(2, &words);
+    assert_eq!(fs::read(&partial).unwrap(), b"left");
+    fs::remove_file(&partial).unwrap();
     let ran = sandbox.run(&["export", "--continue", &id, "out.img"]);
     ran.succeeds_and_tells(&["no interrupted export"]);
     assert_volume(&sandbox.path("out.img"), &sandbox.path("disk.img"));
@@ -264,4 +269,33 @@ fn several_exports_of_one_snapshot_do_not_meet() {
     for name in names {
         assert_volume(&sandbox.path(name), &sandbox.path("disk.img"));
     }
+}
+
+#[test]
+fn a_partial_file_that_is_being_written_is_never_taken() {
+    let (sandbox, id) = with_snapshot();
+    let partial = sandbox.path("out.img.partial");
+    let held = File::create(&partial).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    for options in [&[][..], &["--force"], &["--continue"]] {
+        let arguments = [&["export", &id, "out.img"], options].concat();
+        let words = ["out.img.partial", "another export"];
+        sandbox.run(&arguments).fails(2, &words);
+        assert!(!sandbox.path("out.img").exists());
+    }
+    drop(held);
+    sandbox
+        .run(&["export", &id, "out.img", "--force"])
+        .succeeds_silently();
+    assert_volume(&sandbox.path("out.img"), &sandbox.path("disk.img"));
+}
+
+#[test]
+fn a_link_to_nothing_is_refused_before_anything_is_written() {
+    let (sandbox, id) = with_snapshot();
+    symlink("nowhere", sandbox.path("out.img")).unwrap();
+    sandbox
+        .run(&["export", &id, "out.img"])
+        .fails(2, &["out.img", "link to nothing"]);
+    assert!(!sandbox.path("out.img.partial").exists());
 }

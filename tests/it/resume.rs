@@ -60,7 +60,7 @@ fn an_interrupted_import_says_how_to_go_on_and_does() {
             "interrupted",
             id,
             "stays pending",
-            "ebsfs import --continue disk.img",
+            "ebsfs --store store import --continue disk.img",
         ];
         ran.fails(130, &words);
         let again = sandbox.import(&[&["disk.img", "--continue"], options].concat());
@@ -216,7 +216,7 @@ fn an_interrupted_export_keeps_its_partial_file_and_goes_on() {
     let (sandbox, id) = with_large_snapshot();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 130), (Signal::KILL, 137)] {
         let ran = cut_export(&sandbox, &id, signal);
-        let how = format!("ebsfs export --continue {id} out.img");
+        let how = format!("ebsfs --store store export --continue {id} out.img");
         let told = ["interrupted", how.as_str()];
         ran.fails(code, if code == 130 { &told } else { &[] });
         assert!(!sandbox.path("out.img").exists());

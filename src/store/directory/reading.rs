@@ -135,7 +135,11 @@ impl Inner {
     /// since it was opened here, that is no damage.
     fn unless_deleted<T>(&self, id: &SnapshotId, read: Result<T>) -> Result<T> {
         read.map_err(|e| match e.kind() {
-            ErrorKind::Corrupt if !self.snapshot_path(id).exists() => no_such_snapshot(id),
+            ErrorKind::Corrupt
+                if self.top.join("format").exists() && !self.snapshot_path(id).exists() =>
+            {
+                no_such_snapshot(id)
+            }
             _ => e,
         })
     }

@@ -310,4 +310,22 @@ mod tests {
         }
         assert!(Root::decode(&bytes).is_err());
     }
+
+    #[test]
+    fn a_root_names_only_segments_that_a_volume_can_have() {
+        let digest = Digest::of(b"");
+        for (number, blocks) in [(32768, 1), (u32::MAX, 1), (0, 0), (0, 4097)] {
+            let root = Root {
+                segments: vec![SegmentRef {
+                    number,
+                    blocks,
+                    digest,
+                }],
+            };
+            assert!(
+                Root::decode(&root.encode()).is_err(),
+                "segment {number} of {blocks}"
+            );
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Bytes that are not what they were: each error names its file, and everything else goes on.
 
+#![allow(clippy::disallowed_methods)] // Files are renamed to do harm.
+
 use std::fs;
 use std::path::Path;
 
@@ -245,5 +247,60 @@ fn a_torn_put_is_stepped_over() {
             store.complete(&id, &seal).await.unwrap();
             assert_holds(&store, &id, &[(1, 1), (3, 3)]).await;
         }
+    });
+}
+
+#[test]
+fn after_a_disk_failed_every_block_is_written_anew_until_a_gc() {
+    block_on(async {
+        use std::os::unix::fs::MetadataExt as _;
+        let place = Place::new();
+        let store = place.open();
+        snap(1).block(1, 1).build(&store).await;
+        let inode = || fs::metadata(place.block(1)).unwrap().ino();
+        let first = inode();
+        snap(1).block(1, 1).build(&store).await;
+        assert_eq!(inode(), first, "a sound block is not written again");
+        // What the memory shows may not be what the disk kept.
+        fs::write(place.path().join("suspect"), "").unwrap();
+        snap(1).block(1, 1).build(&store).await;
+        let second = inode();
+        assert_ne!(second, first);
+        store.gc(true).await.unwrap();
+        assert!(place.path().join("suspect").exists());
+        store.gc(false).await.unwrap();
+        assert!(!place.path().join("suspect").exists());
+        snap(1).block(1, 1).build(&store).await;
+        assert_eq!(inode(), second);
+    });
+}
+
+#[test]
+fn a_store_that_lost_its_snapshots_is_damaged_and_keeps_its_blocks() {
+    block_on(async {
+        let place = Place::new();
+        snap(1).block(1, 1).build(&place.open()).await;
+        let store = place.open();
+        fs::rename(place.path().join("snapshots"), place.path().join("lost")).unwrap();
+        assert_eq!(kind(store.list().await), ErrorKind::Corrupt);
+        assert_eq!(kind(store.gc(false).await), ErrorKind::Corrupt);
+        assert!(place.block(1).exists());
+        fs::rename(place.path().join("lost"), place.path().join("snapshots")).unwrap();
+        assert_eq!(listed(&store).await.len(), 1);
+    });
+}
+
+#[test]
+fn a_record_under_another_id_is_damage() {
+    block_on(async {
+        let place = Place::new();
+        let id = snap(1).block(1, 1).build(&place.open()).await;
+        let store = place.open();
+        let records = place.path().join("snapshots");
+        fs::rename(records.join(id.as_str()), records.join("snap-777")).unwrap();
+        let other: SnapshotId = "snap-777".parse().unwrap();
+        assert_eq!(kind(store.info(&other).await), ErrorKind::Corrupt);
+        assert_eq!(kind(store.gc(false).await), ErrorKind::Corrupt);
+        store.delete(&other).await.unwrap();
     });
 }
