@@ -9,8 +9,9 @@ use futures_util::{TryStreamExt as _, pin_mut};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::block::{Block, BlockIndex};
+use crate::blocking::blocking;
 use crate::durable;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::source::{BlockSource, indexes};
 
 /// How a download is done.
@@ -53,7 +54,7 @@ pub async fn to_file(
         .map_ok(|index| async move {
             let block = source.block(index).await?;
             let file = Arc::clone(file);
-            blocking(move || write(&file, target, index, &block)).await?;
+            blocking("writing", move || write(&file, target, index, &block)).await?;
             Ok(index)
         })
         .try_buffered(config.concurrency);
@@ -98,7 +99,7 @@ pub async fn to_stream(
         };
         let out = Arc::clone(out);
         // A reader may take its time, and an interruption must not have to wait for it.
-        let written = blocking(move || Ok((&*out).write_all(block.bytes()))).await?;
+        let written = blocking("writing", move || Ok((&*out).write_all(block.bytes()))).await?;
         match written {
             Ok(()) => progress(BlockIndex::new(index.get() + 1)),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Streamed::ReaderGone),
@@ -128,7 +129,7 @@ async fn clear(file: &Arc<File>, target: Target, start: BlockIndex, end: BlockIn
         return Ok(());
     }
     let file = Arc::clone(file);
-    blocking(move || {
+    blocking("writing", move || {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         if fallocate(&*file, punch, start.start(), end.start() - start.start()).is_ok() {
             return Ok(());
@@ -138,15 +139,4 @@ async fn clear(file: &Arc<File>, target: Target, start: BlockIndex, end: BlockIn
             .try_for_each(|index| write(&file, target, BlockIndex::new(index), &Block::Zero))
     })
     .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        Err(Error::new(
-            ErrorKind::Io,
-            format!("writing ended early: {e}"),
-        ))
-    })
 }

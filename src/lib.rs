@@ -29,6 +29,7 @@
 //! - *An edge between modules*: a line in `tests/it/layering.rs`, to be argued for.
 
 pub mod block;
+pub mod blocking;
 pub mod cache;
 pub mod catalog;
 pub mod cli;

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use super::BlockSource;
 use crate::block::{BLOCK_SIZE, Block, BlockIndex, BlockSet, Buffer, blocks_for};
+use crate::blocking::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::VolumeSize;
 use crate::store::Listing;
@@ -83,14 +84,7 @@ impl RawSource {
         work: impl FnOnce(&Image) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let image = Arc::clone(&self.image);
-        tokio::task::spawn_blocking(move || work(&image))
-            .await
-            .unwrap_or_else(|e| {
-                Err(Error::new(
-                    ErrorKind::Io,
-                    format!("reading the image ended early: {e}"),
-                ))
-            })
+        blocking("reading the image", move || work(&image)).await
     }
 }
 

@@ -34,6 +34,7 @@ use self::pending::Pending;
 use self::tree::{Root, Segment};
 use super::{Clock, Listing, Store, system_clock};
 use crate::block::{Block, BlockIndex, Digest};
+use crate::blocking::blocking;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, random_hex};
@@ -183,14 +184,7 @@ impl DirectoryStore {
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || work(&inner))
-            .await
-            .unwrap_or_else(|e| {
-                Err(Error::new(
-                    ErrorKind::Io,
-                    format!("a store operation ended early: {e}"),
-                ))
-            })
+        blocking("a store operation", move || work(&inner)).await
     }
 }
 

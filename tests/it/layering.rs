@@ -13,14 +13,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("stats", &[]),
     ("block", &["error"]),
     ("read_at", &["error"]),
+    ("blocking", &["error"]),
     ("durable", &["error"]),
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
-    ("store", &["error", "block", "durable", "snapshot"]),
+    (
+        "store",
+        &["error", "block", "blocking", "durable", "snapshot"],
+    ),
     ("fuse", &["error", "stats", "block", "read_at"]),
     (
         "source",
-        &["error", "block", "read_at", "snapshot", "store"],
+        &["error", "block", "blocking", "read_at", "snapshot", "store"],
     ),
     (
         "cache",
@@ -28,7 +32,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("image", &["error", "block", "read_at", "store", "source"]),
     ("upload", &["error", "block", "snapshot", "store", "source"]),
-    ("download", &["error", "block", "durable", "source"]),
+    (
+        "download",
+        &["error", "block", "blocking", "durable", "source"],
+    ),
     (
         "catalog",
         &[
