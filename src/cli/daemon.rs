@@ -15,7 +15,7 @@ use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Tells the program that it is the daemon.
-pub(super) const DETACHED: &str = "EBSFS_DETACHED";
+pub(super) const DETACHED: &str = "EBSFS_INTERNAL_DETACHED";
 
 /// What it writes once the mount answers. Anything else is an exit code, a line feed and the reason.
 const READY: &str = "ready";

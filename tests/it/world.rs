@@ -213,7 +213,7 @@ impl World {
             .env("XDG_STATE_HOME", self.path("state"))
             .env_remove("RUST_LOG")
             .env_remove("EBSFS_STORE")
-            .env_remove("EBSFS_DETACHED");
+            .env_remove("EBSFS_INTERNAL_DETACHED");
         command
     }
 
