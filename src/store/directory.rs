@@ -211,6 +211,10 @@ fn contains_store(path: &Path) -> Result<bool> {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         if !(name.starts_with('.') && name.ends_with(".tmp")) {
+            // Another process may have made the store since; its header comes before all else.
+            if path.join("format").exists() {
+                return Ok(true);
+            }
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(

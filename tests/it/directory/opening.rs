@@ -1,5 +1,6 @@
 //! What is a store, what could become one, and what is left alone.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -240,4 +241,25 @@ fn an_unwritable_directory_is_denied_by_name() {
     }
     drop(immutable);
     assert!(files(dir.path()).is_empty());
+}
+
+#[test]
+fn many_may_make_one_store_at_once() {
+    block_on(async {
+        for _ in 0..1000 {
+            let place = Place::new();
+            let make = || {
+                let store = DirectoryStore::create(&place.path()).unwrap();
+                // Its first files appear while others still look whether there is a store.
+                fs::write(place.path().join("lock"), "").unwrap();
+                store.identity()
+            };
+            let made: BTreeSet<String> = std::thread::scope(|scope| {
+                let makers: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                let made = makers.into_iter().map(|maker| maker.join().unwrap());
+                made.collect()
+            });
+            assert_eq!(made.len(), 1);
+        }
+    });
 }
