@@ -140,6 +140,10 @@ impl DirectoryStore {
                 durable::sync_dir(parent)?;
             }
         }
+        if !path.join("trees").exists() {
+            // From the beginning, so that a store without it has lost it.
+            durable::create_private_dir(&path.join("snapshots"))?;
+        }
         Self::open_with_clock(path, clock)
     }
 
