@@ -1,9 +1,9 @@
 //! `scripts/bench`: import, export, a second read and the daemon's memory, each beside its floor.
 //!
-//! Everything is measured in one run on one machine, in rounds that alternate between the program and its floor;
-//! the ratios of the medians are what counts, the times only give them a scale. The program is run as users run
-//! it, as a process; its floor is a process as well. The files read are in the page cache. What is written stays
-//! until the end: ext4 avoids the inodes of files just removed, and would be slow at making new ones.
+//! Everything is measured in one run on one machine, in rounds in which the program and its floor take turns at
+//! going first. What counts is the median of the rounds' ratios; the times only give them a scale. The program is
+//! run as users run it, as a process; its floor is a process as well. The files read are in the page cache. What is
+//! written stays until the end: ext4 avoids the inodes of files just removed, and would be slow at making new ones.
 #![allow(
     clippy::as_conversions,
     clippy::disallowed_methods,
@@ -61,7 +61,7 @@ fn main() {
         ),
         json => run(
             &Plan {
-                rounds: 3,
+                rounds: 4,
                 image_mib: 2048,
                 memory_gib: 8,
                 cache_mib: 256,
@@ -76,23 +76,23 @@ fn run(plan: &Plan, json_file: &[&str]) {
     let image = scratch.path("disk.img");
     write_image(&image, plan.image_mib);
     let mut rows = vec![];
-    let (import, export) = copies(plan, &scratch, &image);
-    rows.extend([import, export]);
+    rows.extend(copies(plan, &scratch, &image));
     rows.extend(second_read(plan, &scratch, &image));
     rows.push(memory(plan, &scratch));
 
     println!(
-        "{:38} {:>12} {:>12} {:>7} {:>7}",
-        "row", "ebsfs", "floor", "ratio", "bar"
+        "{:42} {:>7} {:>7} {:>6} {:>14} {:>7}",
+        "row", "ebsfs", "floor", "ratio", "in rounds", "bar"
     );
     for row in &rows {
         let ratio = row.ratio();
         let verdict = if row.holds() { "" } else { "  MISSED" };
         println!(
-            "{:38} {:>12} {:>12} {ratio:>7.2} {:>7}{verdict}",
+            "{:42} {:>7} {:>7} {ratio:>6.2} {:>14} {:>7}{verdict}",
             row.name,
             row.ours,
             row.floor,
+            row.spread(),
             row.bar_text()
         );
     }
@@ -108,14 +108,42 @@ struct Row {
     name: String,
     ours: u64,
     floor: u64,
+    /// Ours beside the floor: of rates, the ratio of each round.
+    ratios: Vec<f64>,
     bar: f64,
     /// Whether the ratio must stay below the bar instead of above it.
     less_is_better: bool,
 }
 
 impl Row {
+    /// A row of rates, of `mib` in each round.
+    fn rates(name: &str, mib: u64, ours: &[Duration], floor: &[Duration], bar: f64) -> Self {
+        let rate = |times: &[Duration]| {
+            let rates = times.iter().map(|time| mib as f64 / time.as_secs_f64());
+            median(rates.collect()) as u64
+        };
+        let ratios = ours.iter().zip(floor);
+        Self {
+            name: format!("{name}, MiB/s"),
+            ours: rate(ours),
+            floor: rate(floor),
+            ratios: ratios
+                .map(|(ours, floor)| floor.as_secs_f64() / ours.as_secs_f64())
+                .collect(),
+            bar,
+            less_is_better: false,
+        }
+    }
+
+    /// What counts: the median of the rounds.
     fn ratio(&self) -> f64 {
-        self.ours as f64 / self.floor as f64
+        median(self.ratios.clone())
+    }
+
+    fn spread(&self) -> String {
+        let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.ratios.iter().copied().fold(0.0, f64::max);
+        format!("{least:.2} to {most:.2}")
     }
 
     fn holds(&self) -> bool {
@@ -135,48 +163,32 @@ impl Row {
     }
 
     fn as_json(&self) -> serde_json::Value {
-        json!({ "row": self.name, "ours": self.ours, "floor": self.floor, "ratio": self.ratio(), "bar": self.bar_text(), "holds": self.holds() })
+        json!({ "row": self.name, "ours": self.ours, "floor": self.floor, "ratio": self.ratio(), "ratios": self.ratios, "bar": self.bar_text(), "holds": self.holds() })
     }
 }
 
 /// Import and export beside the same bytes read, hashed, written and synced.
-fn copies(plan: &Plan, scratch: &Scratch, image: &Path) -> (Row, Row) {
-    let (mut imports, mut exports, mut floors) = (vec![], vec![], vec![]);
-    for round in 0..plan.rounds {
-        let path = |name: &str| scratch.path(&format!("{name}-{round}"));
-        let this = env::current_exe().unwrap();
-        floors.push(
-            time(
-                Command::new(this)
-                    .arg("floor")
-                    .arg(image)
-                    .arg(path("floor.img")),
-            )
-            .0,
-        );
-        let store = path("store");
-        let (import, id) = time(scratch.ebsfs(&store).arg("import").arg(image));
-        imports.push(import);
-        exports.push(
-            time(
-                scratch
-                    .ebsfs(&store)
-                    .arg("export")
-                    .arg(id.trim())
-                    .arg(path("out.img")),
-            )
-            .0,
-        );
-    }
-    let floor = rate(plan.image_mib, &mut floors);
-    let row = |name: &str, times: &mut Vec<Duration>| Row {
-        name: format!("{name}, MiB/s"),
-        ours: rate(plan.image_mib, times),
-        floor,
-        bar: 0.7,
-        less_is_better: false,
+fn copies(plan: &Plan, scratch: &Scratch, image: &Path) -> [Row; 2] {
+    let this = env::current_exe().unwrap();
+    let kept = scratch.path("kept-store");
+    let (_, id) = time(scratch.ebsfs(&kept).arg("import").arg(image));
+    let path = |name: &str, round: usize| scratch.path(&format!("{name}-{round}"));
+    let floor = |round| {
+        let target = path("floor.img", round);
+        time(Command::new(&this).arg("floor").arg(image).arg(target)).0
     };
-    (row("import", &mut imports), row("export", &mut exports))
+    let import = |round| {
+        let store = path("store", round);
+        time(scratch.ebsfs(&store).arg("import").arg(image)).0
+    };
+    let export = |round| {
+        let target = path("out.img", round);
+        let mut command = scratch.ebsfs(&kept);
+        time(command.arg("export").arg(id.trim()).arg(target)).0
+    };
+    let [floor, import, export] = in_turn(plan.rounds, [&floor, &import, &export]);
+    [("import", import), ("export", export)]
+        .map(|(name, ours)| Row::rates(name, plan.image_mib, &ours, &floor, 0.7))
 }
 
 /// A mounted file read again beside a plain file, on the disk and in memory.
@@ -185,7 +197,7 @@ fn copies(plan: &Plan, scratch: &Scratch, image: &Path) -> (Row, Row) {
 /// that do not give FUSE large ones; a file in `/dev/shm` lies in single pages everywhere and shows what those
 /// cost.
 fn second_read(plan: &Plan, scratch: &Scratch, image: &Path) -> [Row; 2] {
-    let store = scratch.path("store");
+    let store = scratch.path("kept-store");
     let (_, id) = time(scratch.ebsfs(&store).arg("import").arg(image));
     let mount = MountPoint::new(scratch, &store, id.trim(), plan.cache_mib);
     let mounted = mount.path.join(format!("{}.img", id.trim()));
@@ -195,25 +207,37 @@ fn second_read(plan: &Plan, scratch: &Scratch, image: &Path) -> [Row; 2] {
         .unwrap();
     let in_memory = shm.path().join("disk.img");
     fs::copy(image, &in_memory).unwrap();
-    let files = [mounted.as_path(), image, &in_memory];
-    let mut times = [vec![], vec![], vec![]];
-    files.iter().for_each(|file| {
-        read_through(file, plan.image_mib);
-    });
-    for _ in 0..plan.rounds {
-        for (file, times) in files.iter().zip(&mut times) {
-            times.push(read_through(file, plan.image_mib));
+    let ours = |_| read_through(&mounted, plan.image_mib);
+    let disk = |_| read_through(image, plan.image_mib);
+    let memory = |_| read_through(&in_memory, plan.image_mib);
+    ours(0);
+    let [ours, disk, memory] = in_turn(plan.rounds * 2, [&ours, &disk, &memory]);
+    let row = |peer: &str, floor: &[Duration]| {
+        let name = format!("second read beside {peer}");
+        Row::rates(&name, plan.image_mib, &ours, floor, 0.6)
+    };
+    [row("a disk's file", &disk), row("tmpfs", &memory)]
+}
+
+/// Measures each of `subjects` in each of `rounds`, after one round that does not count.
+///
+/// Every round begins with another one: what a run leaves behind (freed memory, a disk still writing) is then
+/// nobody's alone to enjoy or to suffer.
+fn in_turn<const N: usize>(
+    rounds: usize,
+    subjects: [&dyn Fn(usize) -> Duration; N],
+) -> [Vec<Duration>; N] {
+    let mut times = [const { vec![] }; N];
+    for round in 0..=rounds {
+        for turn in 0..N {
+            let who = (round + turn) % N;
+            let time = subjects[who](round);
+            if round > 0 {
+                times[who].push(time);
+            }
         }
     }
-    let [ours, plain, memory] = times.map(|mut times| rate(plan.image_mib, &mut times));
-    let row = |peer: &str, floor, bar| Row {
-        name: format!("second read beside {peer}, MiB/s"),
-        ours,
-        floor,
-        bar,
-        less_is_better: false,
-    };
-    [row("a disk's file", plain, 0.6), row("tmpfs", memory, 0.6)]
+    times
 }
 
 /// The most memory that the daemon ever had, beside what it may have, after a large snapshot was read through.
@@ -235,6 +259,7 @@ fn memory(plan: &Plan, scratch: &Scratch) -> Row {
         name: format!("memory after {} GiB, MiB", plan.memory_gib),
         ours: peak / 1024,
         floor: plan.cache_mib + 64,
+        ratios: vec![(peak / 1024) as f64 / (plan.cache_mib + 64) as f64],
         bar: 1.0,
         less_is_better: true,
     }
@@ -314,10 +339,10 @@ fn time(command: &mut Command) -> (Duration, String) {
     (elapsed, String::from_utf8(output.stdout).unwrap())
 }
 
-/// MiB/s of the median.
-fn rate(mib: u64, times: &mut [Duration]) -> u64 {
-    times.sort();
-    (mib as f64 / times[times.len() / 2].as_secs_f64()) as u64
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    f64::midpoint(values[middle], values[(values.len() - 1) / 2])
 }
 
 fn machine() -> String {
