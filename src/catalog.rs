@@ -104,7 +104,7 @@ impl Catalog {
         let whole = Arc::new(Export {
             name: format!("{id}.img"),
             data,
-            time: info.start_time.into(),
+            time: info.start_time.unwrap_or_default().into(),
             stats,
         });
         let disk = Arc::new(Disk {

@@ -207,14 +207,55 @@ pub struct SnapshotInfo {
     pub volume_size: VolumeSize,
     /// Where it is in its life.
     pub status: Status,
-    /// When it was started.
-    pub start_time: Timestamp,
+    /// When it was started, where the store knows it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub start_time: Option<Timestamp>,
     /// Free text.
     #[serde(default)]
     pub description: String,
     /// Tags by key.
     #[serde(default)]
     pub tags: Tags,
+    /// Its own encryption, or its parent's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub encryption: Option<Encryption>,
+}
+
+/// That a snapshot is encrypted, and how. Only the service encrypts; other stores note it and keep plain blocks.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Encryption {
+    /// The KMS key; none: the account's default.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kms_key_arn: Option<String>,
+}
+
+impl Encryption {
+    /// The service's limit and pattern: `arn:aws*:kms:REGION:ACCOUNT:key/ID`.
+    fn check(&self) -> Result<()> {
+        let Some(arn) = &self.kms_key_arn else {
+            return Ok(());
+        };
+        let parts: Vec<_> = arn.splitn(6, ':').collect();
+        let good = match parts.as_slice() {
+            ["arn", partition, "kms", _, account, key] => {
+                let letters = |c: u8| c.is_ascii_lowercase() || c == b'-';
+                partition
+                    .strip_prefix("aws")
+                    .is_some_and(|rest| rest.bytes().all(letters))
+                    && account.len() == 12
+                    && account.bytes().all(|c| c.is_ascii_digit())
+                    && key.starts_with("key/")
+            }
+            _ => false,
+        };
+        if good && arn.len() <= 2048 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{arn:?} is not the ARN of a KMS key: arn:aws:kms:REGION:ACCOUNT:key/ID"),
+        ))
+    }
 }
 
 /// What [`Store::start`](crate::store::Store::start) is asked for.
@@ -232,6 +273,9 @@ pub struct NewSnapshot {
     pub client_token: String,
     /// How long it stays pending after its last put: 10 to 60 minutes.
     pub timeout: Duration,
+    /// How it is to be encrypted. A child is encrypted as its parent is, and must not say anything here.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
 }
 
 impl NewSnapshot {
@@ -249,6 +293,7 @@ impl NewSnapshot {
             tags: Tags::new(),
             client_token: random_hex::<16>()?,
             timeout: Self::DEFAULT_TIMEOUT,
+            encryption: None,
         })
     }
 
@@ -283,6 +328,14 @@ impl NewSnapshot {
             return invalid(format!(
                 "client token {token:?}: it must be 1 to 64 printable ASCII characters"
             ));
+        }
+        if let Some(encryption) = &self.encryption {
+            encryption.check()?;
+            if self.parent.is_some() {
+                return invalid(
+                    "a child is encrypted as its parent is: say nothing of encryption".into(),
+                );
+            }
         }
         Ok(())
     }
@@ -353,6 +406,12 @@ mod tests {
             (0..n)
                 .map(|i| (i.to_string(), String::new()))
                 .collect::<Tags>()
+        };
+        let with_key = |arn: &str| NewSnapshot {
+            encryption: Some(Encryption {
+                kms_key_arn: Some(arn.to_owned()),
+            }),
+            ..good()
         };
         let tag = |k: usize, v: usize| Tags::from([("k".repeat(k), "v".repeat(v))]);
         for (ok, new) in [
@@ -447,6 +506,28 @@ mod tests {
                     ..good()
                 },
             ),
+            (
+                true,
+                NewSnapshot {
+                    encryption: Some(Encryption::default()),
+                    ..good()
+                },
+            ),
+            (
+                false,
+                NewSnapshot {
+                    encryption: Some(Encryption::default()),
+                    parent: Some("snap-0".parse().unwrap()),
+                    ..good()
+                },
+            ),
+            (
+                true,
+                with_key("arn:aws-us-gov:kms:us-gov-east-1:012345678901:key/a-b"),
+            ),
+            (false, with_key("arn:aws:kms:us-east-1:01234567890:key/a-b")),
+            (false, with_key("arn:aws:s3:us-east-1:012345678901:key/a-b")),
+            (false, with_key("alias/mine")),
         ] {
             assert_eq!(new.check().is_ok(), ok, "{new:?}");
         }

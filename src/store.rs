@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `start` | a `pending` snapshot; the same client token gives the same snapshot again, and `Conflict` with other parameters |
 //! | `put` | only while pending and inside the volume; a later put of the same index wins |
-//! | `complete` | count and checksum are checked (a mismatch is `Invalid` and leaves it pending); then the snapshot can be read and never changes |
+//! | `complete` | count and checksum are checked (a mismatch is `Invalid` and leaves it pending); then it never changes. It can be read once it is `completed`, which may be later: `info` tells |
 //! | `blocks`, `changed`, `get` | only of completed snapshots (`Invalid` otherwise); a block never put and not inherited is absent |
 //! | `delete` | also of pending ones; children keep what they inherited |
 //!

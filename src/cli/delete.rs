@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use clap::Args;
 use indicatif::HumanBytes;
 
-use super::list::printable;
+use super::list::{printable, started};
 use super::{Common, Outcome, stack, tell};
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::SnapshotId;
@@ -32,10 +32,10 @@ impl Delete {
         for id in &snapshots {
             match runtime.block_on(store.info(id)) {
                 Ok(info) => found.push(format!(
-                    "{id}  {}  {}  {:.0}  {}",
+                    "{id}  {}  {}  {}  {}",
                     HumanBytes(info.volume_size.bytes()),
                     info.status,
-                    info.start_time,
+                    started(&info),
                     printable(&info.description)
                 )),
                 // A damaged one is not known, and can still be deleted.

@@ -9,7 +9,7 @@ use futures_util::{TryStreamExt as _, future};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::list::{Shown, printable};
+use super::list::{Shown, printable, started};
 use super::{Common, Outcome, print, print_json, stack};
 use crate::block::{BlockIndex, bytes_of};
 use crate::cache::BlockCache;
@@ -108,9 +108,16 @@ fn as_text(info: &SnapshotInfo, contents: Option<&Contents>) -> String {
         &format!("{} ({} bytes)", info.volume_size, info.volume_size.bytes()),
     );
     line("status", &info.status.to_string());
-    line("started", &format!("{:.0}", info.start_time));
+    line("started", &started(info));
     if let Some(parent) = &info.parent {
         line("parent", parent.as_str());
+    }
+    if let Some(encryption) = &info.encryption {
+        let key = encryption.kms_key_arn.as_deref();
+        line(
+            "encrypted",
+            &printable(key.unwrap_or("with the account's default key")),
+        );
     }
     if !info.description.is_empty() {
         line("description", &printable(&info.description));

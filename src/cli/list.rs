@@ -70,8 +70,10 @@ fn table(all: &[SnapshotInfo]) -> String {
         let size = info.volume_size.to_string();
         let _ = write!(
             text,
-            "{:width$}  {size:>9}  {:9}  {:.0}",
-            info.id, info.status, info.start_time
+            "{:width$}  {size:>9}  {:9}  {:20}",
+            info.id,
+            info.status,
+            started(info)
         );
         if parent {
             let parent = info.parent.as_ref().map_or("-", |parent| parent.as_str());
@@ -80,6 +82,12 @@ fn table(all: &[SnapshotInfo]) -> String {
         let _ = writeln!(text, "  {}", printable(&info.description));
     }
     text
+}
+
+/// When a snapshot was started, to the second.
+pub(super) fn started(info: &SnapshotInfo) -> String {
+    info.start_time
+        .map_or_else(|| "-".to_owned(), |time| format!("{time:.0}"))
 }
 
 /// Text from a store without what could steer a terminal.

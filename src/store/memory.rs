@@ -175,9 +175,13 @@ impl Store for MemoryStore {
             parent: new.parent.clone(),
             volume_size: new.volume_size,
             status: Status::Pending,
-            start_time: now,
+            start_time: Some(now),
             description: new.description.clone(),
             tags: new.tags.clone(),
+            encryption: match parent {
+                Some(parent) => parent.info.encryption.clone(),
+                None => new.encryption.clone(),
+            },
         };
         let snapshot = Snapshot {
             info: info.clone(),

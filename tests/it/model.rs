@@ -204,7 +204,7 @@ impl Pair {
             let parent = info.parent.as_ref().map(position);
             let (size, status, time) = (info.volume_size, info.status, info.start_time);
             format!(
-                "{:?} of {parent:?}: {size}, {status}, {time}",
+                "{:?} of {parent:?}: {size}, {status}, {time:?}",
                 position(&info.id)
             )
         };

@@ -43,7 +43,7 @@ fn attributes_are_those_of_a_read_only_image_of_its_owner() {
     assert_eq!(meta.nlink(), 1);
     let said = world.ebsfs(["info", &id, "--json"]).ok();
     let info: SnapshotInfo = serde_json::from_str(&said).unwrap();
-    let started = info.start_time.as_second();
+    let started = info.start_time.unwrap().as_second();
     assert_eq!([meta.mtime(), meta.ctime(), meta.atime()], [started; 3]);
     assert!(meta.modified().unwrap() > UNIX_EPOCH + Duration::from_secs(1 << 30));
     assert!((1..GIB / 512).contains(&meta.blocks()), "{}", meta.blocks());

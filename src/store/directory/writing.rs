@@ -44,9 +44,13 @@ impl Inner {
                 parent: new.parent.clone(),
                 volume_size: new.volume_size,
                 status: Status::Pending,
-                start_time: now,
+                start_time: Some(now),
                 description: new.description.clone(),
                 tags: new.tags.clone(),
+                encryption: match &parent {
+                    Some(parent) => parent.info.encryption.clone(),
+                    None => new.encryption.clone(),
+                },
             },
             new: new.clone(),
             lineage: parent

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ebsfs::error::ErrorKind;
-use ebsfs::snapshot::{NewSnapshot, Status, Tags};
+use ebsfs::snapshot::{Encryption, NewSnapshot, Status, Tags};
 
 use super::World;
 use crate::common::{assert_holds, count, gib, kind, minutes, snap};
@@ -15,6 +15,8 @@ behaviours! {
     a_token_with_other_parameters_conflicts,
     equal_parameters_with_another_token_start_another,
     what_start_was_told_is_told_again,
+    encryption_is_told_again_and_inherited,
+    a_child_must_not_say_how_it_is_encrypted,
     snapshots_are_listed_by_start_time,
     a_start_outside_the_limits_is_refused,
     a_start_at_the_limits_is_accepted,
@@ -84,7 +86,7 @@ async fn what_start_was_told_is_told_again(world: &World) {
     let new = snap(2).child_of(&parent).described("größer: \"x\"\n");
     let new = new.tag("Name", "root disk").tag("ключ", "");
     let started = world.store().start(&new.new).await.unwrap();
-    assert_eq!(started.start_time, world.time.now());
+    assert_eq!(started.start_time, Some(world.time.now()));
     assert_eq!(started.parent.as_ref(), Some(&parent));
     assert_eq!(started.volume_size, gib(2));
     assert_eq!(started.description, new.new.description);
@@ -98,6 +100,42 @@ async fn what_start_was_told_is_told_again(world: &World) {
     expected.status = Status::Completed;
     assert_eq!(world.store().info(&started.id).await.unwrap(), expected);
     assert!(world.store().list().await.unwrap().contains(&expected));
+}
+
+fn with_key(key: &str) -> Option<Encryption> {
+    let arn = format!("arn:aws:kms:us-east-1:012345678901:key/{key}");
+    Some(Encryption {
+        kms_key_arn: Some(arn),
+    })
+}
+
+async fn encryption_is_told_again_and_inherited(world: &World) {
+    let mut parent = snap(1);
+    parent.new.encryption = with_key("one");
+    let id = parent.build(world.store()).await;
+    let told = world.store().info(&id).await.unwrap();
+    assert_eq!(told.encryption, with_key("one"));
+    let child = world.store().start(&snap(1).child_of(&id).new).await;
+    assert_eq!(child.unwrap().encryption, with_key("one"));
+
+    parent.new.encryption = with_key("two");
+    let refused = world.store().start(&parent.new).await;
+    assert_eq!(kind(refused), ErrorKind::Conflict);
+
+    let mut default = snap(1);
+    default.new.encryption = Some(Encryption::default());
+    let started = world.store().start(&default.new).await.unwrap();
+    assert!(started.encryption.is_some());
+}
+
+async fn a_child_must_not_say_how_it_is_encrypted(world: &World) {
+    let parent = snap(1).build(world.store()).await;
+    let mut child = snap(1).child_of(&parent);
+    for encryption in [with_key("one"), Some(Encryption::default())] {
+        child.new.encryption = encryption;
+        let refused = world.store().start(&child.new).await;
+        assert_eq!(kind(refused), ErrorKind::Invalid);
+    }
 }
 
 async fn snapshots_are_listed_by_start_time(world: &World) {
