@@ -10,10 +10,12 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 
 mod buffer;
+mod builder;
 mod digest;
 mod set;
 
 pub use buffer::Buffer;
+pub use builder::BlockBuilder;
 pub use digest::{Digest, Hasher};
 pub use set::BlockSet;
 

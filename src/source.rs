@@ -16,13 +16,19 @@ use crate::block::{Block, BlockIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{DEADLINE, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
+use crate::store::windows::{Windows, window_start};
 use crate::store::{Listing, Store};
 
-mod index;
 mod raw;
 
-pub use self::index::IndexCache;
 pub use self::raw::RawSource;
+
+/// Which blocks are present, as far as it was asked.
+pub type IndexCache = Windows<Listing>;
+
+/// Memory for the listings of all snapshots of a process. A window of 10,000 blocks takes a few bytes if they lie
+/// together, and at most 128 KiB if each lies alone.
+pub const INDEX_MEMORY: usize = 16 << 20;
 
 /// A disk that does not change, in blocks.
 #[async_trait]
@@ -125,10 +131,7 @@ impl SnapshotSource {
             return Ok(listing);
         }
         // Windows that begin at round indexes do not overlap much, wherever the reads fall.
-        let mut listing = self
-            .store
-            .blocks(&self.id, IndexCache::window_start(from))
-            .await?;
+        let mut listing = self.store.blocks(&self.id, window_start(from)).await?;
         if !listing.covered.contains(&from.get()) {
             listing = self.store.blocks(&self.id, from).await?;
         }

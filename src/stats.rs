@@ -44,3 +44,22 @@ pub struct Stats {
     /// Fetches that failed.
     pub failed_fetches: Counter,
 }
+
+/// What happened between this process and a remote store, under the names that the statistics file uses.
+#[derive(Debug, Default, Serialize)]
+pub struct Remote {
+    /// Requests sent, repeated ones included.
+    pub requests: Counter,
+    /// Requests sent again after a failure.
+    pub retries: Counter,
+    /// Answers that asked to slow down.
+    pub throttles: Counter,
+    /// Answers that were not what their checksum or format says; none of them was used.
+    pub corrupt: Counter,
+    /// Attempts that took too long.
+    pub timeouts: Counter,
+    /// Pages of listings fetched.
+    pub listings: Counter,
+    /// Block tokens that were refused, so that their blocks were listed again.
+    pub relistings: Counter,
+}

@@ -26,6 +26,7 @@ use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, Status, Volum
 
 pub mod directory;
 pub mod memory;
+pub mod windows;
 
 /// One page of a listing: which blocks of `covered` are in the set. What lies outside is not told.
 #[derive(Clone, Debug, Eq, PartialEq)]

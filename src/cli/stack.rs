@@ -13,7 +13,7 @@ use crate::catalog::Opener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::snapshot::SnapshotInfo;
-use crate::source::{IndexCache, SnapshotSource};
+use crate::source::{INDEX_MEMORY, IndexCache, SnapshotSource};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
@@ -94,7 +94,7 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     SnapshotSource::new(
         Arc::clone(store),
         info,
-        Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT)),
+        Arc::new(IndexCache::new(INDEX_MEMORY)),
     )
 }
 
@@ -105,7 +105,7 @@ pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &
         Arc::clone(cache),
         runtime.handle().clone(),
     );
-    let windows = Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT));
+    let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
     Box::new(move |info| {
         let stats = Arc::new(Stats::default());
         let source = Arc::new(SnapshotSource::new(

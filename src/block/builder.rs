@@ -1,0 +1,86 @@
+//! A block that arrives in pieces, hashed on its way: no second pass over bytes that are in the processor's cache now.
+
+use std::sync::Arc;
+
+use super::{BLOCK_SIZE, Block, Buffer, Digest, Hasher, Verified};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What has come of a block so far. Only [`finish`](Self::finish) makes a block of it.
+#[derive(Default)]
+pub struct BlockBuilder {
+    buffer: Buffer,
+    filled: usize,
+    hasher: Hasher,
+}
+
+impl BlockBuilder {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `piece` behind what came before; `Corrupt`, and nothing is added, if that is more than a block.
+    pub fn push(&mut self, piece: &[u8]) -> Result<()> {
+        let end = self.filled.saturating_add(piece.len());
+        let Some(place) = self.buffer.get_mut(self.filled..end) else {
+            let what = format!("more than the {BLOCK_SIZE} bytes of a block");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        };
+        place.copy_from_slice(piece);
+        self.hasher.update(piece);
+        self.filled = end;
+        Ok(())
+    }
+
+    /// The block; `Corrupt` if it is not whole or hashes to something else than `expected`.
+    pub fn finish(self, expected: &Digest) -> Result<Block> {
+        if self.filled != BLOCK_SIZE {
+            let what = format!("{} bytes where a block has {BLOCK_SIZE}", self.filled);
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        let digest = self.hasher.finish();
+        if digest != *expected {
+            let what = format!("checksum is {digest}, expected {expected}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        if digest == Digest::ZERO_BLOCK {
+            return Ok(Block::Zero);
+        }
+        let bytes = Arc::new(self.buffer);
+        Ok(Block::Data(Verified { digest, bytes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built(pieces: &[&[u8]], expected: &Digest) -> Result<Block> {
+        let mut builder = BlockBuilder::new();
+        for piece in pieces {
+            builder.push(piece)?;
+        }
+        builder.finish(expected)
+    }
+
+    #[test]
+    fn pieces_make_the_block_that_they_are_together() {
+        let whole: Vec<u8> = (0..BLOCK_SIZE).map(|i| (i % 251) as u8).collect();
+        let block = Block::seal(whole.clone()).unwrap();
+        let (a, b) = whole.split_at(70_001);
+        let made = built(&[a, &[], b], &block.digest()).unwrap();
+        assert_eq!(made.bytes(), whole);
+        assert!(built(&[b, a], &block.digest()).is_err());
+    }
+
+    #[test]
+    fn too_much_too_little_and_something_else_make_no_block() {
+        let zeros = vec![0; BLOCK_SIZE];
+        let kind = |pieces: &[&[u8]], digest| built(pieces, digest).unwrap_err().kind();
+        let digest = &Digest::ZERO_BLOCK;
+        assert_eq!(kind(&[&zeros, &[0]], digest), ErrorKind::Corrupt);
+        assert_eq!(kind(&[&zeros[1..]], digest), ErrorKind::Corrupt);
+        assert_eq!(kind(&[&zeros], &Digest::of(b"")), ErrorKind::Corrupt);
+        assert!(matches!(built(&[&zeros], digest), Ok(Block::Zero)));
+    }
+}
