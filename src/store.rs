@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, Status, VolumeSize};
 
 pub mod directory;
+pub mod ebs;
 pub mod memory;
 pub mod windows;
 

@@ -69,6 +69,11 @@ impl BlockSet {
         self.runs().flatten().map(BlockIndex::new)
     }
 
+    /// Gives memory back that it does not need: a set that is full grows no more.
+    pub fn shrink(&mut self) {
+        self.runs.shrink_to_fit();
+    }
+
     /// Bytes of memory it takes, nearly.
     pub fn memory(&self) -> usize {
         size_of::<Self>() + self.runs.capacity() * size_of::<Range<u32>>()

@@ -1,0 +1,270 @@
+//! The one place where a request is sent again: when, how often, and when to give up.
+//!
+//! | Failure | What is done |
+//! | --- | --- |
+//! | throttled, or too slow | sent again after a pause; fewer requests at one time |
+//! | a fault of the service or the network | sent again after a pause, until the deadline |
+//! | corrupt | sent again, a few times: bytes that are never right are an error of its own |
+//! | a block token refused | the caller lists again; a pause only if that did not help |
+//! | anything else | final |
+//!
+//! A pause doubles with each failure of a call, up to five seconds, and is jittered. In an outage all retries of the
+//! process together are paced, too; pacing delays a call and never fails it before its deadline. No library below
+//! retries anything: there are no nested retries.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::limiter::Limiter;
+use crate::error::{Error, ErrorKind, Result};
+use crate::stats::Remote;
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// Trying again does not help.
+    Final,
+    /// There were too many requests.
+    Throttled,
+    /// No answer in time.
+    TimedOut,
+    /// A fault of the service or the network.
+    Fault,
+    /// Nobody answers at all, which may also mean that the address is wrong.
+    Unreachable,
+    /// The answer is not what its checksum or format says.
+    Corrupt,
+    /// The block must be listed again.
+    TokenRefused,
+}
+
+/// How an attempt failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) verdict: Verdict,
+}
+
+impl Failure {
+    pub(super) fn last(error: Error) -> Self {
+        Self {
+            error,
+            verdict: Verdict::Final,
+        }
+    }
+}
+
+/// How long a call and each of its attempts may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the first attempt to the error.
+    pub deadline: Duration,
+    /// One attempt, its body included: a stuck one must not take the whole deadline.
+    pub attempt: Duration,
+}
+
+/// The first pause is up to this.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// No pause is longer, so that an outage that ends is noticed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Corrupt answers to one call in a row. With one answer in ten corrupt, one call in a hundred million fails.
+const CORRUPT_ANSWERS: u32 = 8;
+/// How often it is said that nobody answers.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Sends requests again; one for all calls of a store.
+pub(super) struct Retry {
+    limiter: Limiter,
+    budget: Mutex<Budget>,
+    warned: Mutex<Option<Instant>>,
+    counters: Arc<Remote>,
+}
+
+impl Retry {
+    pub(super) fn new(concurrency: usize, counters: Arc<Remote>) -> Self {
+        Self {
+            limiter: Limiter::new(concurrency),
+            budget: Mutex::new(Budget::new()),
+            warned: Mutex::default(),
+            counters,
+        }
+    }
+
+    /// A call that begins now.
+    pub(super) fn call(&self, limits: Limits) -> Call<'_> {
+        let start = Instant::now();
+        Call {
+            retry: self,
+            limits,
+            start,
+            deadline: start + limits.deadline,
+            failures: 0,
+            corrupt: 0,
+            refused: 0,
+        }
+    }
+
+    /// The result of the first attempt that succeeds.
+    pub(super) async fn run<T, F>(
+        &self,
+        limits: Limits,
+        attempt: impl Fn() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let mut call = self.call(limits);
+        loop {
+            match call.attempt(attempt()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => call.again(failure).await?,
+            }
+        }
+    }
+
+    fn warn(&self, error: &Error) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            log::warn!("{error:#}; still trying");
+        }
+    }
+}
+
+/// One call, from its first attempt to its last.
+pub(super) struct Call<'a> {
+    retry: &'a Retry,
+    limits: Limits,
+    start: Instant,
+    deadline: Instant,
+    failures: u32,
+    corrupt: u32,
+    refused: u32,
+}
+
+impl Call<'_> {
+    /// Makes one attempt, as soon as there may be another request.
+    pub(super) async fn attempt<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, Failure> {
+        let counters = &self.retry.counters;
+        let entered = timeout_at(self.deadline, self.retry.limiter.enter()).await;
+        let permit = entered.map_err(|_| self.too_slow(self.limits.deadline))?;
+        counters.requests.add(1);
+        let end = self.deadline.min(Instant::now() + self.limits.attempt);
+        let result = timeout_at(end, work)
+            .await
+            .unwrap_or_else(|_| Err(self.too_slow(self.limits.attempt)));
+        match &result {
+            Ok(_) => {
+                self.retry.earn();
+                permit.succeeded();
+            }
+            Err(failure) => match failure.verdict {
+                Verdict::Throttled => {
+                    counters.throttles.add(1);
+                    permit.throttled();
+                }
+                Verdict::TimedOut => {
+                    counters.timeouts.add(1);
+                    permit.throttled();
+                }
+                Verdict::Corrupt => counters.corrupt.add(1),
+                Verdict::TokenRefused => counters.relistings.add(1),
+                Verdict::Final | Verdict::Fault | Verdict::Unreachable => {}
+            },
+        }
+        result
+    }
+
+    fn too_slow(&self, limit: Duration) -> Failure {
+        let what = format!("no answer within {} s", limit.as_secs_f32());
+        Failure {
+            error: Error::new(ErrorKind::Unavailable, what),
+            verdict: Verdict::TimedOut,
+        }
+    }
+
+    /// Returns when the next attempt may begin; the error if there is to be none.
+    pub(super) async fn again(&mut self, failure: Failure) -> Result<()> {
+        let Failure { error, verdict } = failure;
+        self.failures += 1;
+        match verdict {
+            Verdict::Final => return Err(error),
+            Verdict::Corrupt => self.corrupt += 1,
+            Verdict::TokenRefused => self.refused += 1,
+            Verdict::Unreachable => self.retry.warn(&error),
+            Verdict::Throttled | Verdict::TimedOut | Verdict::Fault => {}
+        }
+        if self.corrupt >= CORRUPT_ANSWERS {
+            return Err(error.context(format!("{} corrupt answers in a row", self.corrupt)));
+        }
+        log::debug!("attempt {} failed: {error:#}", self.failures);
+        let now = Instant::now();
+        // New tokens nearly always help at once.
+        if verdict != Verdict::TokenRefused || self.refused > 1 {
+            let wait = pause(self.failures).max(self.retry.pace(now));
+            sleep_until(self.deadline.min(now + wait)).await;
+        }
+        if Instant::now() >= self.deadline {
+            let (attempts, seconds) = (self.failures, self.start.elapsed().as_secs());
+            let error = match error.kind() {
+                // The service refused tokens to the end: another client's listings void them, say.
+                ErrorKind::Invalid => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
+                _ => error,
+            };
+            return Err(error.context(format!("gave up after {attempts} attempts in {seconds} s")));
+        }
+        self.retry.counters.retries.add(1);
+        Ok(())
+    }
+}
+
+/// A pause before attempt `failures + 1`: random between half of it and the whole.
+fn pause(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled
+        .min(LONGEST_PAUSE)
+        .mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// Retries that may begin at once; the rest waits for its turn.
+struct Budget {
+    retries: f64,
+    at: Instant,
+}
+
+/// Retries in stock: what a burst of throttles may take.
+const STOCK: f64 = 500.0;
+/// Retries a second when the stock is used up. With the most requests under way at one time it is as long as
+/// [`LONGEST_PAUSE`] to the next turn.
+const RATE: f64 = 50.0;
+
+impl Budget {
+    fn new() -> Self {
+        Self {
+            retries: STOCK,
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Retry {
+    /// Takes one retry, and says how long it has to wait.
+    fn pace(&self, now: Instant) -> Duration {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let earned = now.saturating_duration_since(budget.at).as_secs_f64() * RATE;
+        budget.at = now;
+        budget.retries = (budget.retries + earned).min(STOCK) - 1.0;
+        Duration::from_secs_f64((-budget.retries).max(0.0) / RATE)
+    }
+
+    /// What succeeds lets others try again: pacing begins where most fails.
+    fn earn(&self) {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.retries = (budget.retries + 1.0).min(STOCK);
+    }
+}
