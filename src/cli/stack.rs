@@ -74,6 +74,11 @@ fn directory(common: &Common) -> Result<PathBuf> {
     }
 }
 
+/// Whether the store is one that keeps blocks as they are, whatever encryption is asked for.
+pub(super) fn keeps_plain(common: &Common) -> bool {
+    directory(common).is_ok()
+}
+
 /// The store as it is.
 pub(super) fn open_store(common: &Common) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(open_directory(common)?))
