@@ -65,8 +65,9 @@ impl Record {
         let record = Self {
             index: BlockIndex::new(u32::from_le_bytes(index)),
             verdict: match u32::from_le_bytes(verdict) {
+                0 => Verdict::LeftOut,
                 1 => Verdict::Put,
-                _ => Verdict::LeftOut,
+                _ => return None,
             },
             digest: Digest::from_bytes(digest),
         };
