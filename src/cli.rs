@@ -20,6 +20,7 @@ mod interrupt;
 mod list;
 mod mount;
 mod progress;
+mod serve;
 mod stack;
 mod state;
 mod umount;
@@ -86,6 +87,8 @@ enum Command {
     Delete(delete::Delete),
     /// Remove blocks that no snapshot refers to
     Gc(gc::Gc),
+    /// Serve a store to clients of the EBS direct APIs
+    Serve(serve::Serve),
 }
 
 /// Why the program ends before its work is done.
@@ -160,6 +163,7 @@ impl Cli {
             Command::Export(verb) => verb.run(&common),
             Command::Delete(verb) => verb.run(&common),
             Command::Gc(verb) => verb.run(&common),
+            Command::Serve(verb) => verb.run(&common),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Mount {
 /// Below this a single reader would fetch blocks twice.
 const MIN_CACHE: usize = 1 << 20;
 
-fn parse_cache_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_cache_size(text: &str) -> Result<usize, String> {
     match parse_bytes(text)? {
         bytes if bytes < MIN_CACHE => {
             Err("at least 1MiB; a number without unit is in bytes".into())

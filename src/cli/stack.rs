@@ -12,6 +12,7 @@ use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::Opener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
+use crate::server;
 use crate::snapshot::SnapshotInfo;
 use crate::source::{IndexCache, SnapshotSource};
 use crate::stats::Stats;
@@ -103,26 +104,32 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
-/// Snapshots as bytes, all of them through one cache.
-pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
-    let (store, cache, runtime) = (
-        Arc::clone(store),
-        Arc::clone(cache),
-        runtime.handle().clone(),
-    );
+/// Snapshots as blocks, all of them through one cache; each counts for itself.
+fn cached(
+    store: &Arc<dyn Store>,
+    cache: &Arc<BlockCache>,
+) -> impl Fn(&SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) + Send + Sync + use<> {
+    let (store, cache) = (Arc::clone(store), Arc::clone(cache));
     let windows = Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT));
-    Box::new(move |info| {
+    move |info| {
         let stats = Arc::new(Stats::default());
-        let source = Arc::new(SnapshotSource::new(
-            Arc::clone(&store),
-            info,
-            Arc::clone(&windows),
-        ));
-        let cached = Arc::new(CachedSource::new(
-            source,
-            Arc::clone(&cache),
-            Arc::clone(&stats),
-        ));
-        (Arc::new(Image::new(cached, runtime.clone())), stats)
+        let source = SnapshotSource::new(Arc::clone(&store), info, Arc::clone(&windows));
+        let cached = CachedSource::new(Arc::new(source), Arc::clone(&cache), Arc::clone(&stats));
+        (Arc::new(cached), stats)
+    }
+}
+
+/// Snapshots as bytes, for a mount.
+pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
+    let (cached, runtime) = (cached(store, cache), runtime.handle().clone());
+    Box::new(move |info| {
+        let (source, stats) = cached(info);
+        (Arc::new(Image::new(source, runtime.clone())), stats)
     })
+}
+
+/// Snapshots as blocks, for a server.
+pub(super) fn source_opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> server::Opener {
+    let cached = cached(store, cache);
+    Box::new(move |info| cached(info).0)
 }
