@@ -36,7 +36,12 @@ pub(super) struct Serve {
     no_auth: bool,
 
     /// Misbehave, to rehearse failures: see below, or --help
-    #[arg(long, value_name = "LIST", default_value = "seed=0", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "seed=0",
+        hide_default_value = true
+    )]
     fault: Faults,
 }
 
@@ -82,9 +87,13 @@ impl Serve {
             let stop = Stop::default();
             watch_signals(&stop)?;
             print(&exports(address, key.as_ref()))?;
-            tell(&format!("serving {identity} on http://{address}; ctrl-c ends it"));
+            tell(&format!(
+                "serving {identity} on http://{address}; ctrl-c ends it"
+            ));
             if !address.ip().is_loopback() {
-                warn!("{address} is plain HTTP: who is on the network in between can read the blocks");
+                warn!(
+                    "{address} is plain HTTP: who is on the network in between can read the blocks"
+                );
             }
             if self.fault != Faults::default() {
                 info!("faults: {:?}", self.fault);

@@ -63,12 +63,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, stop: Stop) {
     connections.wait().await;
 }
 
-async fn connect(
-    service: &Service,
-    router: Router,
-    stream: TcpStream,
-    leave: &CancellationToken,
-) {
+async fn connect(service: &Service, router: Router, stream: TcpStream, leave: &CancellationToken) {
     // Answers are written whole.
     if let Err(e) = stream.set_nodelay(true) {
         debug!("a connection that waits to fill its packets: {e}");

@@ -112,7 +112,9 @@ impl From<SnapshotInfo> for Snapshot {
             volume_size: info.volume_size.gib(),
             description: printable(&info.description),
             encrypted: info.encryption.is_some(),
-            kms_key_id: info.encryption.and_then(|encryption| encryption.kms_key_arn),
+            kms_key_id: info
+                .encryption
+                .and_then(|encryption| encryption.kms_key_arn),
             storage_tier: "standard",
             tag_set: (!tags.is_empty()).then_some(Items { item: tags }),
         }
@@ -130,7 +132,13 @@ fn printable(text: &str) -> String {
     let carried = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
     let other = |c: char| matches!(c, '\u{fffe}' | '\u{ffff}');
     text.chars()
-        .map(|c| if carried(c) && !other(c) { c } else { '\u{fffd}' })
+        .map(|c| {
+            if carried(c) && !other(c) {
+                c
+            } else {
+                '\u{fffd}'
+            }
+        })
         .collect()
 }
 
