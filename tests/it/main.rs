@@ -37,6 +37,7 @@ mod mount_users;
 mod oracle;
 mod peer_coldsnap;
 mod program;
+mod remote_faults;
 mod resume;
 mod serving;
 mod together;

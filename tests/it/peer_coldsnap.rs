@@ -28,7 +28,7 @@ fn coldsnap(sandbox: &Sandbox, server: &Server, arguments: &[&str]) -> String {
 #[ignore = "needs coldsnap: scripts/test --peers"]
 fn coldsnap_downloads_what_was_imported() {
     let sandbox = Sandbox::new();
-    let server = Server::start(&sandbox, &[]);
+    let server = Server::start(&sandbox.path(""), &[]);
     Disk::new(sandbox.path("disk.img"), GIB)
         .blocks(0, 40, 1)
         .block(2047, 2);
@@ -45,7 +45,7 @@ fn coldsnap_downloads_what_was_imported() {
 #[ignore = "needs coldsnap: scripts/test --peers"]
 fn what_coldsnap_uploads_is_exported() {
     let sandbox = Sandbox::new();
-    let server = Server::start(&sandbox, &[]);
+    let server = Server::start(&sandbox.path(""), &[]);
     Disk::new(sandbox.path("disk.img"), GIB).blocks(5, 40, 1);
     for options in [&["--omit-zero-blocks"][..], &["--description", "all of it"]] {
         let upload = ["upload", "--no-progress", "--wait", "disk.img"];
@@ -63,7 +63,7 @@ fn what_coldsnap_uploads_is_exported() {
 #[ignore = "needs coldsnap: scripts/test --peers"]
 fn coldsnap_uploads_a_child() {
     let sandbox = Sandbox::new();
-    let server = Server::start(&sandbox, &[]);
+    let server = Server::start(&sandbox.path(""), &[]);
     Disk::new(sandbox.path("disk.img"), GIB).blocks(0, 10, 1);
     let parent = sandbox.import(&["disk.img"]);
     Disk::new(sandbox.path("new.img"), GIB).blocks(4, 10, 2);

@@ -1,11 +1,10 @@
-//! `ebsfs serve` on the sandbox's store, and what makes any AWS client use it.
+//! `ebsfs serve` on the store of a test's directory, and what makes any AWS client use it.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::Command;
 
-use rustix::process::Signal;
-
-use crate::program::{Ran, Running, Sandbox, wait_until};
+use crate::program::Running;
 
 /// Any key pair does: server and clients are given the same file.
 const CREDENTIALS: &str = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\n\
@@ -20,20 +19,25 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one on a free port, with these options of `ebsfs serve`.
-    pub(crate) fn start(sandbox: &Sandbox, options: &[&str]) -> Self {
-        Self::start_at(sandbox, "127.0.0.1:0", options)
+    /// Serves `dir/store` on a free port, with these options of `ebsfs serve`.
+    pub(crate) fn start(dir: &Path, options: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", dir, options)
     }
 
-    /// Starts one where another has been, say.
-    pub(crate) fn start_at(sandbox: &Sandbox, address: &str, options: &[&str]) -> Self {
-        let path = |name| sandbox.path(name).to_str().unwrap().to_owned();
-        let credentials = path("credentials");
+    /// Serves it where another server has been, say.
+    pub(crate) fn start_at(address: &str, dir: &Path, options: &[&str]) -> Self {
+        let credentials = dir.join("credentials");
         fs::write(&credentials, CREDENTIALS).unwrap();
-        let serve = ["serve", "--listen", address, "--credentials", &credentials];
-        let mut command = sandbox.command(&[&serve[..], options].concat());
-        let printed = tempfile::NamedTempFile::new_in(sandbox.path("")).unwrap();
-        command.stdout(File::create(printed.path()).unwrap());
+        let printed = tempfile::NamedTempFile::new_in(dir).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ebsfs"));
+        command
+            .args(["serve", "--listen", address, "--store", "store"])
+            .arg("--credentials")
+            .arg(&credentials)
+            .args(options)
+            .current_dir(dir)
+            .env_remove("RUST_LOG")
+            .stdout(File::create(printed.path()).unwrap());
         let mut running = Running::start_with_stdout(command);
         let mut address = None;
         let listens = running.until(|| {
@@ -46,7 +50,7 @@ impl Server {
         assert!(listens, "the server ended: {:?}", running.finish());
         let address = address.unwrap();
         let environment = [
-            ("AWS_SHARED_CREDENTIALS_FILE", &*credentials),
+            ("AWS_SHARED_CREDENTIALS_FILE", credentials.to_str().unwrap()),
             ("AWS_CONFIG_FILE", "/dev/null"),
             ("AWS_REGION", "us-east-1"),
             ("AWS_DEFAULT_REGION", "us-east-1"),
@@ -61,29 +65,19 @@ impl Server {
         }
     }
 
-    /// What an AWS client finds the server by, set for `command`.
+    /// Sets what an AWS client finds the server by; the program takes it for AWS.
     pub(crate) fn environment(&self, command: &mut Command) {
         for inherited in ["AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"] {
             command.env_remove(inherited);
         }
-        command.envs(self.environment.iter().cloned());
-    }
-
-    /// The program as a client of the server, not yet started.
-    pub(crate) fn client(&self, sandbox: &Sandbox, arguments: &[&str]) -> Command {
-        let mut command = sandbox.command(arguments);
-        self.environment(&mut command);
-        command.env("EBSFS_STORE", "aws");
         command
+            .envs(self.environment.iter().cloned())
+            .env("EBSFS_STORE", "aws");
     }
 
-    /// Runs the program as a client.
-    pub(crate) fn run(&self, sandbox: &Sandbox, arguments: &[&str]) -> Ran {
-        Running::start(self.client(sandbox, arguments)).finish()
-    }
-
-    /// Ends it at once, as a power failure would.
-    pub(crate) fn kill(self) {
-        self.running.signal(Signal::KILL);
+    /// Ends it at once, as a power failure would; its address is free then.
+    pub(crate) fn kill(self) -> String {
+        self.running.kill();
+        self.address
     }
 }
