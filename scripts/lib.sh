@@ -56,6 +56,15 @@ need_cargo() {
     cargo --version >/dev/null || die "no working cargo; get Rust at https://rustup.rs"
 }
 
+# The peer of tests and benches, below target. It depends on the SDK of all of EC2: a quarter of an hour to build.
+need_coldsnap() {
+    local version=0.12.0
+    [[ -x target/peers/bin/coldsnap ]] && return
+    need_cargo
+    say "installing coldsnap $version below target/peers"
+    cargo install --quiet --locked --root target/peers --version $version coldsnap
+}
+
 need_fuse() {
     [[ -c /dev/fuse ]] || as_root modprobe fuse || true
     [[ -c /dev/fuse ]] || die "this kernel offers no FUSE (there is no /dev/fuse)"

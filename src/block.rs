@@ -191,6 +191,13 @@ impl Block {
     }
 }
 
+/// So that it can be sent as it is, without copying.
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl PartialEq for Block {
     fn eq(&self, other: &Self) -> bool {
         self.digest() == other.digest()

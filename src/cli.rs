@@ -20,6 +20,7 @@ mod interrupt;
 mod list;
 mod mount;
 mod progress;
+mod serve;
 mod stack;
 mod state;
 mod umount;
@@ -43,7 +44,7 @@ Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room);
 /// Options that every verb takes, before or after it.
 #[derive(Args)]
 struct Common {
-    /// Where snapshots are: a directory
+    /// Where snapshots are: a directory, or aws [default: aws]
     #[arg(
         long,
         global = true,
@@ -53,6 +54,18 @@ struct Common {
     )]
     store: Option<String>,
 
+    /// The AWS region [default: as your AWS configuration says]
+    #[arg(long, global = true, value_name = "REGION", display_order = 100)]
+    region: Option<String>,
+
+    /// A profile of your AWS configuration
+    #[arg(long, global = true, value_name = "NAME", display_order = 100)]
+    profile: Option<String>,
+
+    /// Another server of the EBS direct APIs than AWS's
+    #[arg(long, global = true, value_name = "URL", display_order = 100)]
+    endpoint_url: Option<String>,
+
     /// Say more on stderr; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 101)]
     verbose: u8,
@@ -61,10 +74,16 @@ struct Common {
 impl Common {
     /// What a user may type to have `verb` done to the same store.
     fn again(&self, verb: &str) -> String {
-        match &self.store {
-            Some(store) => format!("`ebsfs --store {store} {verb}`"),
-            None => format!("`ebsfs {verb}`"),
-        }
+        let options = [
+            ("store", &self.store),
+            ("region", &self.region),
+            ("profile", &self.profile),
+            ("endpoint-url", &self.endpoint_url),
+        ];
+        let said = options
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("--{name} {} ", value.as_ref()?)));
+        format!("`ebsfs {}{verb}`", said.collect::<String>())
     }
 }
 
@@ -86,6 +105,8 @@ enum Command {
     Delete(delete::Delete),
     /// Remove blocks that no snapshot refers to
     Gc(gc::Gc),
+    /// Serve a store to clients of the EBS direct APIs
+    Serve(serve::Serve),
 }
 
 /// Why the program ends before its work is done.
@@ -160,6 +181,7 @@ impl Cli {
             Command::Export(verb) => verb.run(&common),
             Command::Delete(verb) => verb.run(&common),
             Command::Gc(verb) => verb.run(&common),
+            Command::Serve(verb) => verb.run(&common),
         }
     }
 }

@@ -40,6 +40,7 @@ pub mod fuse;
 pub mod image;
 pub mod partition;
 pub mod read_at;
+pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod stats;

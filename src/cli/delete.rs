@@ -24,8 +24,9 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) fn run(self, common: &Common) -> Outcome {
-        let store = stack::open_store(common)?;
         let runtime = stack::runtime()?;
+        let opened = stack::open_store(common, &runtime)?;
+        let store = &opened.store;
         // All are looked up before the first is deleted: a slip in one name deletes nothing.
         let snapshots: BTreeSet<_> = self.snapshots.iter().collect();
         let mut found = Vec::new();
@@ -50,7 +51,10 @@ impl Delete {
             runtime.block_on(store.delete(id))?;
             log::info!("{id}: deleted");
         }
-        tell("deleted; `ebsfs gc` frees the space that nothing else needs");
+        tell(match opened.remote {
+            None => "deleted; `ebsfs gc` frees the space that nothing else needs",
+            Some(_) => "deleted",
+        });
         Ok(())
     }
 }

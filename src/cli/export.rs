@@ -49,16 +49,21 @@ const BLANK: usize = 1 << 20;
 
 impl Export {
     pub(super) fn run(self, common: &Common) -> Outcome {
-        let store = stack::open_store(common)?;
         let runtime = stack::runtime()?;
+        let opened = stack::open_store(common, &runtime)?;
+        let store = &opened.store;
+        let config = Config {
+            concurrency: opened.concurrency,
+        };
         let info = runtime.block_on(store.info(&self.snapshot))?;
-        let source = stack::snapshot(&store, &info);
+        let source = stack::snapshot(store, &info);
         // Before anything is made or written: one that is pending or damaged is refused here.
         runtime.block_on(source.present(BlockIndex::ZERO))?;
         let in_place = |path: &Path| InPlace {
             runtime: &runtime,
             source: &source,
             info: &info,
+            config: &config,
             again: common.again(&format!(
                 "export --continue {} {}",
                 info.id,
@@ -72,7 +77,14 @@ impl Export {
         if self.target == Path::new("-") {
             // Not through the standard handle, which looks for line feeds in all that it writes.
             let stdout = rustix::io::dup(rustix::stdio::stdout()).map_err(Error::from)?;
-            return stream(&runtime, &source, &info, File::from(stdout), "stdout");
+            return stream(
+                &runtime,
+                &source,
+                &info,
+                &config,
+                File::from(stdout),
+                "stdout",
+            );
         }
         let meta = match std::fs::metadata(&self.target) {
             Ok(meta) => Some(meta),
@@ -107,7 +119,7 @@ impl Export {
                     .open(&self.target)
                     .map_err(|e| Error::io(e, "open", &self.target))?;
                 let shown = self.target.display().to_string();
-                stream(&runtime, &source, &info, out, &shown)
+                stream(&runtime, &source, &info, &config, out, &shown)
             }
             existing => {
                 if existing.is_some() && !self.force {
@@ -240,14 +252,14 @@ fn stream(
     runtime: &Runtime,
     source: &SnapshotSource,
     info: &SnapshotInfo,
+    config: &Config,
     out: File,
     shown: &str,
 ) -> Outcome {
     let progress = Progress::new("export", info.volume_size.bytes());
     let reached = |index| progress.reached(index);
-    let config = Config::default();
     let out = Arc::new(out);
-    let work = to_stream(source, &out, &config, &reached);
+    let work = to_stream(source, &out, config, &reached);
     let done = runtime.block_on(unless_interrupted(
         work,
         "an export to a stream cannot be continued",

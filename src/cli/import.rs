@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::HumanBytes;
+use log::warn;
 use serde::{Deserialize, Serialize};
 
 use super::interrupt::unless_interrupted;
@@ -15,10 +16,12 @@ use super::progress::Progress;
 use super::state::Checkpoint;
 use super::{Common, Outcome, print, stack, tell};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{NewSnapshot, SnapshotInfo, Status, Tags};
+use crate::snapshot::{
+    Encryption, NewSnapshot, SnapshotId, SnapshotInfo, Status, Tags, VolumeSize,
+};
 use crate::source::{BlockSource, RawSource};
 use crate::store::Store;
-use crate::upload::{Config, upload};
+use crate::upload::{Config, Journal, Known, Upload, until_readable};
 
 #[derive(Args)]
 pub(super) struct Import {
@@ -28,6 +31,19 @@ pub(super) struct Import {
     /// Go on with an interrupted import of this image
     #[arg(long = "continue")]
     go_on: bool,
+
+    /// Make a child of this snapshot: only what differs from it is put
+    #[arg(long, value_name = "SNAPSHOT", alias = "parent-snapshot-id")]
+    parent: Option<SnapshotId>,
+
+    /// Put blocks of zeros, too, where nothing is inherited: what an encrypted snapshot does not have may read as
+    /// noise on its volume
+    #[arg(long)]
+    zero_blocks: bool,
+
+    /// Wait until the snapshot is completed and can be read; the id is printed before
+    #[arg(long)]
+    wait: bool,
 
     /// A description of the snapshot
     #[arg(long, default_value_t)]
@@ -40,6 +56,18 @@ pub(super) struct Import {
     /// Minutes after which an unfinished snapshot expires, 10 to 60
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     timeout: u64,
+
+    /// Encrypt the snapshot, with the account's default key unless one is named
+    #[arg(long)]
+    encrypted: bool,
+
+    /// Encrypt the snapshot with this KMS key
+    #[arg(long, value_name = "ARN")]
+    kms_key_arn: Option<String>,
+
+    /// The same token with the same options starts one snapshot, however often it is sent [default: random]
+    #[arg(long, value_name = "TOKEN")]
+    client_token: Option<String>,
 }
 
 /// What must not change between an import and its continuation.
@@ -68,61 +96,89 @@ fn parse_tag(text: &str) -> Result<(String, String), String> {
 impl Import {
     pub(super) fn run(self, common: &Common) -> Outcome {
         // Before anything is made: a bad image leaves no store behind.
-        let source = Arc::new(RawSource::open(&self.image)?);
-        let wanted = self.wanted(&source)?;
-        let store = stack::create_store(common)?;
+        let source = RawSource::open(&self.image)?;
+        self.wanted(source.volume_size())?;
+        let runtime = stack::runtime()?;
+        let (opened, parent) = match &self.parent {
+            None => (stack::create_store(common, &runtime)?, None),
+            Some(id) => {
+                let opened = stack::open_store(common, &runtime)?;
+                let parent = runtime.block_on(readable_parent(&*opened.store, id))?;
+                (opened, Some(parent))
+            }
+        };
+        let store = &opened.store;
+        let source = match &parent {
+            Some(parent) => source.padded_to(parent.volume_size),
+            None => source,
+        };
         let path = fs::canonicalize(&self.image).map_err(|e| Error::io(e, "find", &self.image))?;
         let checkpoint = Checkpoint::of("import", &[&store.identity(), &path.to_string_lossy()]);
         let image = image_state(&path, source.image_len())?;
-        let new = self.choose(wanted, &checkpoint, &image)?;
+        let new = self.choose(self.wanted(source.volume_size())?, &checkpoint, &image)?;
 
-        let runtime = stack::runtime()?;
-        let (new, info) = runtime.block_on(start(&*store, new, &checkpoint, &image))?;
+        if new.encryption.is_some() && stack::keeps_plain(common) {
+            tell("a directory does not encrypt: the key is noted, the blocks are stored plain");
+        }
+        let info = runtime.block_on(start(&**store, new, &checkpoint, &image))?;
+        let id = &info.id;
         if info.status == Status::Completed {
-            tell(&format!(
-                "{} was completed before the import was interrupted",
-                info.id
-            ));
+            tell(&format!("{id} was completed already"));
         } else {
-            let bytes = source.volume_size().bytes();
-            if bytes != source.image_len() {
-                let (len, size) = (HumanBytes(source.image_len()), source.volume_size());
-                tell(&format!(
-                    "{} has {len} ({} bytes): padded with zeros to {size}",
-                    path.display(),
-                    source.image_len()
-                ));
-            }
+            tell_padding(&path, &source);
+            let again = common.again(&format!("import --continue {}", self.image.display()));
+            let go_on = format!("{id} stays pending; {again} goes on with it");
             let progress = Progress::new("import", source.image_len());
             let reached = |index| progress.reached(index);
-            let blocks: Arc<dyn BlockSource> = Arc::<RawSource>::clone(&source);
-            let config = Config::default();
-            let work = upload(store, &info, &new, blocks, &config, &reached);
-            let again = common.again(&format!("import --continue {}", self.image.display()));
-            let go_on = format!("{} stays pending; {again} goes on with it", info.id);
+            let inherited = |info: SnapshotInfo| -> Arc<dyn BlockSource> {
+                Arc::new(stack::snapshot(store, &info))
+            };
+            let upload = Upload {
+                store: Arc::clone(store),
+                id: id.clone(),
+                source: Arc::new(source),
+                parent: parent.map(inherited),
+                config: Config {
+                    concurrency: opened.concurrency,
+                    zero_blocks: self.zero_blocks,
+                },
+            };
+            let (mut journal, known) = open_journal(&checkpoint, id);
+            let work = upload.run(&mut journal, known, &reached);
             runtime
                 .block_on(unless_interrupted(work, &go_on))
                 .map_err(|stop| stop.context(&go_on))?;
         }
         checkpoint.clear();
-        if image_state(&path, source.image_len())? != image {
+        if image_state(&path, image.len)? != image {
             tell(&format!(
-                "{} changed while it was read: {} may mix old and new",
+                "{} changed while it was read: {id} may mix old and new",
                 path.display(),
-                info.id
             ));
         }
-        print(&format!("{}\n", info.id))
+        print(&format!("{id}\n"))?;
+        if self.wait {
+            let how = format!("{id} is being completed; `ebsfs info {id}` tells when it is");
+            runtime.block_on(unless_interrupted(until_readable(&**store, id), &how))?;
+        }
+        Ok(())
     }
 
-    fn wanted(&self, source: &RawSource) -> Result<NewSnapshot> {
+    fn wanted(&self, volume_size: VolumeSize) -> Result<NewSnapshot> {
         let minutes = self.timeout.saturating_mul(60);
-        let new = NewSnapshot {
+        let mut new = NewSnapshot {
+            parent: self.parent.clone(),
             description: self.description.clone(),
             tags: self.tags.iter().cloned().collect::<Tags>(),
             timeout: Duration::from_secs(minutes),
-            ..NewSnapshot::new(source.volume_size())?
+            encryption: (self.encrypted || self.kms_key_arn.is_some()).then(|| Encryption {
+                kms_key_arn: self.kms_key_arn.clone(),
+            }),
+            ..NewSnapshot::new(volume_size)?
         };
+        if let Some(token) = &self.client_token {
+            new.client_token.clone_from(token);
+        }
         if new.tags.len() != self.tags.len() {
             return Err(Error::new(ErrorKind::Invalid, "two tags have the same key"));
         }
@@ -144,8 +200,9 @@ impl Import {
                 Ok(wanted)
             }
             Some(before) if self.go_on => {
+                let token = self.client_token.as_ref();
                 let same = NewSnapshot {
-                    client_token: before.new.client_token.clone(),
+                    client_token: token.unwrap_or(&before.new.client_token).clone(),
                     ..wanted
                 };
                 if same == before.new {
@@ -165,32 +222,63 @@ impl Import {
     }
 }
 
+/// Where puts are noted, and what was noted of them before the import was interrupted.
+fn open_journal(checkpoint: &Checkpoint, id: &SnapshotId) -> (Journal, Known) {
+    let nothing = || (Journal::none(id), Known::default());
+    let Some(path) = checkpoint.journal() else {
+        return nothing();
+    };
+    Journal::open(&path, id).unwrap_or_else(|e| {
+        warn!("if it is interrupted, this import will put all blocks again: {e:#}");
+        nothing()
+    })
+}
+
+/// The parent, which must be completed.
+async fn readable_parent(store: &dyn Store, id: &SnapshotId) -> Result<SnapshotInfo> {
+    let info = store.info(id).await?;
+    match info.status {
+        Status::Completed => Ok(info),
+        status => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{id} is {status}: only a completed snapshot can be a parent"),
+        )),
+    }
+}
+
+fn tell_padding(path: &Path, source: &RawSource) {
+    let (len, size) = (source.image_len(), source.volume_size());
+    if len != size.bytes() {
+        tell(&format!(
+            "{} has {} ({len} bytes): padded with zeros to {size}",
+            path.display(),
+            HumanBytes(len)
+        ));
+    }
+}
+
 /// Starts the snapshot; one that has expired meanwhile, or was removed, is started anew.
 async fn start(
     store: &dyn Store,
-    new: NewSnapshot,
+    mut new: NewSnapshot,
     checkpoint: &Checkpoint,
     image: &ImageState,
-) -> Result<(NewSnapshot, SnapshotInfo)> {
-    checkpoint.save(&Unfinished {
-        image: image.clone(),
-        new: new.clone(),
-    })?;
+) -> Result<SnapshotInfo> {
+    let note = |new: &NewSnapshot| {
+        checkpoint.save(&Unfinished {
+            image: image.clone(),
+            new: new.clone(),
+        })
+    };
+    note(&new)?;
     let info = store.start(&new).await?;
     if info.status != Status::Error {
-        return Ok((new, info));
+        return Ok(info);
     }
     tell(&format!("{} has expired: starting again", info.id));
-    let new = NewSnapshot {
-        client_token: NewSnapshot::new(new.volume_size)?.client_token,
-        ..new
-    };
-    checkpoint.save(&Unfinished {
-        image: image.clone(),
-        new: new.clone(),
-    })?;
-    let info = store.start(&new).await?;
-    Ok((new, info))
+    new.client_token = NewSnapshot::new(new.volume_size)?.client_token;
+    note(&new)?;
+    store.start(&new).await
 }
 
 fn image_state(path: &Path, len: u64) -> Result<ImageState> {

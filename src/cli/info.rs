@@ -9,7 +9,9 @@ use futures_util::{TryStreamExt as _, future};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::interrupt::unless_interrupted;
 use super::list::{Shown, printable, started};
+use super::progress::Progress;
 use super::{Common, Outcome, print, print_json, stack};
 use crate::block::{BlockIndex, bytes_of};
 use crate::cache::BlockCache;
@@ -36,19 +38,25 @@ struct Contents {
 
 impl Info {
     pub(super) fn run(self, common: &Common) -> Outcome {
-        let store = stack::open_store(common)?;
         let runtime = stack::runtime()?;
+        let opened = stack::open_store(common, &runtime)?;
+        let store = &opened.store;
         let info = runtime.block_on(store.info(&self.snapshot))?;
         let contents = match info.status {
             Status::Completed => {
-                let source = stack::snapshot(&store, &info);
+                let source = stack::snapshot(store, &info);
+                // A large disk takes many listings.
+                let progress = Progress::new("listing", info.volume_size.bytes());
                 let count = |blocks, run: Range<u32>| {
+                    progress.reached(BlockIndex::new(run.end));
                     future::ready(Ok(blocks + u64::from(run.end - run.start)))
                 };
-                let blocks =
-                    runtime.block_on(runs(&source, BlockIndex::ZERO).try_fold(0, count))?;
+                let listing = runs(&source, BlockIndex::ZERO).try_fold(0, count);
+                let how = "nothing was changed; `ebsfs list` is quicker and tells less";
+                let blocks = runtime.block_on(unless_interrupted(listing, how))?;
+                drop(progress);
                 let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-                let (disk, _) = stack::opener(&store, &cache, &runtime)(&info);
+                let (disk, _) = stack::opener(store, &cache, &runtime)(&info);
                 Some(Contents {
                     blocks,
                     table: partitions(&info, read_table(&*disk)),

@@ -35,8 +35,9 @@ impl<'a> From<&'a SnapshotInfo> for Shown<'a> {
 
 impl List {
     pub(super) fn run(self, common: &Common) -> Outcome {
-        let store = stack::open_store(common)?;
-        let all = stack::runtime()?.block_on(store.list())?;
+        let runtime = stack::runtime()?;
+        let opened = stack::open_store(common, &runtime)?;
+        let all = runtime.block_on(opened.store.list())?;
         if self.json {
             return print_json(&all.iter().map(Shown::from).collect::<Vec<_>>());
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::stack::Opened;
 use super::{Common, Outcome, daemon, parse_bytes, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
@@ -51,7 +52,7 @@ pub(super) struct Mount {
 /// Below this a single reader would fetch blocks twice.
 const MIN_CACHE: usize = 1 << 20;
 
-fn parse_cache_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_cache_size(text: &str) -> Result<usize, String> {
     match parse_bytes(text)? {
         bytes if bytes < MIN_CACHE => {
             Err("at least 1MiB; a number without unit is in bytes".into())
@@ -137,13 +138,14 @@ impl Mount {
 
     fn serve(&self, common: &Common) -> Outcome {
         let (ids, mountpoint) = self.what_and_where()?;
-        let store = stack::open_store(common)?;
         let runtime = stack::runtime()?;
+        let opened = stack::open_store(common, &runtime)?;
+        let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
         let named = (!ids.is_empty()).then_some(ids);
-        let opener = stack::opener(&store, &cache, &runtime);
+        let opener = stack::opener(store, &cache, &runtime);
         let catalog = Arc::new(Catalog::open(
-            Arc::clone(&store),
+            Arc::clone(store),
             runtime.handle().clone(),
             opener,
             named,
@@ -158,7 +160,7 @@ impl Mount {
         if let (false, Some(path)) = (self.detached, &log_file) {
             daemon::log_to(path)?;
         }
-        let control = control(&catalog, &cache, &store.identity(), &mountpoint, log_file);
+        let control = control(&catalog, &cache, &opened, &mountpoint, log_file);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
@@ -193,17 +195,19 @@ impl Mount {
 fn control(
     catalog: &Arc<Catalog>,
     cache: &Arc<BlockCache>,
-    identity: &str,
+    opened: &Opened,
     mountpoint: &Path,
     log_file: Option<PathBuf>,
 ) -> Vec<Control> {
     let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
+    let (identity, remote) = (opened.store.identity(), opened.remote.clone());
     let stats = move || {
         let cache = json!({ "bytes": cache.bytes(), "capacity": cache.capacity() });
-        format!(
-            "{:#}\n",
-            json!({ "snapshots": catalog.stats(), "cache": cache })
-        )
+        let mut stats = json!({ "snapshots": catalog.stats(), "cache": cache });
+        if let Some(remote) = &remote {
+            stats["remote"] = json!(**remote);
+        }
+        format!("{stats:#}\n")
     };
     let mount = json!({
         "pid": std::process::id(),

@@ -12,11 +12,13 @@ use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::Opener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
+use crate::server;
 use crate::snapshot::SnapshotInfo;
 use crate::source::{INDEX_MEMORY, IndexCache, SnapshotSource};
-use crate::stats::Stats;
+use crate::stats::{Remote, Stats};
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
+use crate::store::ebs::{self, EbsStore};
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;
@@ -59,34 +61,102 @@ pub(super) fn runtime() -> Result<Tasks> {
     Ok(Tasks(Some(runtime)))
 }
 
-/// The directory that `--store` names, as an absolute path.
-fn directory(common: &Common) -> Result<PathBuf> {
+/// What `--store` names.
+enum Place {
+    /// A directory, by its absolute path.
+    Directory(PathBuf),
+    Aws(ebs::Options),
+}
+
+fn place(common: &Common) -> Result<Place> {
+    let options = ebs::Options {
+        region: common.region.clone(),
+        profile: common.profile.clone(),
+        endpoint_url: common.endpoint_url.clone(),
+    };
     match common.store.as_deref() {
-        None | Some("") => Err(Error::new(
+        None | Some("" | "aws") => Ok(Place::Aws(options)),
+        Some(path) if options != ebs::Options::default() => Err(Error::new(
             ErrorKind::Invalid,
-            "no store: name a directory with --store DIR, or in the variable EBSFS_STORE",
+            format!(
+                "--region, --profile and --endpoint-url are for AWS, and the store is the directory {path}: leave them out, or say --store aws"
+            ),
         )),
-        Some("aws") => Err(Error::new(
-            ErrorKind::Unsupported,
-            "this version does not reach AWS: name a directory with --store DIR (./aws for one of that name)",
-        )),
-        Some(path) => std::path::absolute(path).map_err(|e| Error::io(e, "find", Path::new(path))),
+        Some(path) => std::path::absolute(path)
+            .map(Place::Directory)
+            .map_err(|e| Error::io(e, "find", Path::new(path))),
     }
 }
 
+/// A store, and what one must know to work with it.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    /// Blocks to have under way at one time.
+    pub(super) concurrency: usize,
+    /// What happens on the way to it, if it is a remote one.
+    pub(super) remote: Option<Arc<Remote>>,
+}
+
+impl Opened {
+    fn directory(store: DirectoryStore) -> Self {
+        Self {
+            store: Arc::new(store),
+            // Enough that both cores of a small machine hash while the disk reads and writes.
+            concurrency: 4,
+            remote: None,
+        }
+    }
+
+    fn aws(options: &ebs::Options, runtime: &Runtime) -> Result<Self> {
+        let (config, remote) = (ebs::Config::default(), Arc::new(Remote::default()));
+        let opened = EbsStore::open(options, config, Arc::clone(&remote));
+        Ok(Self {
+            store: Arc::new(runtime.block_on(opened)?),
+            concurrency: config.concurrency,
+            remote: Some(remote),
+        })
+    }
+}
+
+impl Drop for Opened {
+    /// Tells what happened on the way, for those who want to know.
+    fn drop(&mut self) {
+        if let Some(remote) = &self.remote {
+            log::info!("{}", serde_json::json!({ "remote": **remote }));
+        }
+    }
+}
+
+/// Whether the store is one that keeps blocks as they are, whatever encryption is asked for.
+pub(super) fn keeps_plain(common: &Common) -> bool {
+    matches!(place(common), Ok(Place::Directory(_)))
+}
+
 /// The store as it is.
-pub(super) fn open_store(common: &Common) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(open_directory(common)?))
+pub(super) fn open_store(common: &Common, runtime: &Runtime) -> Result<Opened> {
+    match place(common)? {
+        Place::Directory(path) => DirectoryStore::open(&path).map(Opened::directory),
+        Place::Aws(options) => Opened::aws(&options, runtime),
+    }
 }
 
 /// The store, made if there is none.
-pub(super) fn create_store(common: &Common) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(DirectoryStore::create(&directory(common)?)?))
+pub(super) fn create_store(common: &Common, runtime: &Runtime) -> Result<Opened> {
+    match place(common)? {
+        Place::Directory(path) => DirectoryStore::create(&path).map(Opened::directory),
+        Place::Aws(options) => Opened::aws(&options, runtime),
+    }
 }
 
 /// The embedded store, for what only it can do.
 pub(super) fn open_directory(common: &Common) -> Result<DirectoryStore> {
-    DirectoryStore::open(&directory(common)?)
+    match place(common)? {
+        Place::Directory(path) => DirectoryStore::open(&path),
+        Place::Aws(_) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "this is only done to a directory: name one with --store DIR",
+        )),
+    }
 }
 
 /// A completed snapshot, from the store.
@@ -98,26 +168,32 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
-/// Snapshots as bytes, all of them through one cache.
-pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
-    let (store, cache, runtime) = (
-        Arc::clone(store),
-        Arc::clone(cache),
-        runtime.handle().clone(),
-    );
+/// Snapshots as blocks, all of them through one cache; each counts for itself.
+fn cached(
+    store: &Arc<dyn Store>,
+    cache: &Arc<BlockCache>,
+) -> impl Fn(&SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) + Send + Sync + use<> {
+    let (store, cache) = (Arc::clone(store), Arc::clone(cache));
     let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
-    Box::new(move |info| {
+    move |info| {
         let stats = Arc::new(Stats::default());
-        let source = Arc::new(SnapshotSource::new(
-            Arc::clone(&store),
-            info,
-            Arc::clone(&windows),
-        ));
-        let cached = Arc::new(CachedSource::new(
-            source,
-            Arc::clone(&cache),
-            Arc::clone(&stats),
-        ));
-        (Arc::new(Image::new(cached, runtime.clone())), stats)
+        let source = SnapshotSource::new(Arc::clone(&store), info, Arc::clone(&windows));
+        let cached = CachedSource::new(Arc::new(source), Arc::clone(&cache), Arc::clone(&stats));
+        (Arc::new(cached), stats)
+    }
+}
+
+/// Snapshots as bytes, for a mount.
+pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
+    let (cached, runtime) = (cached(store, cache), runtime.handle().clone());
+    Box::new(move |info| {
+        let (source, stats) = cached(info);
+        (Arc::new(Image::new(source, runtime.clone())), stats)
     })
+}
+
+/// Snapshots as blocks, for a server.
+pub(super) fn source_opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> server::Opener {
+    let cached = cached(store, cache);
+    Box::new(move |info| cached(info).0)
 }

@@ -66,10 +66,19 @@ impl Checkpoint {
         durable::publish(path, &bytes)
     }
 
+    /// A file for the details of the same work; it goes with the checkpoint.
+    pub(super) fn journal(&self) -> Option<PathBuf> {
+        self.path
+            .as_ref()
+            .map(|path| path.with_extension("journal"))
+    }
+
     /// Forgets: the work is done.
     pub(super) fn clear(&self) {
-        if let Some(Err(e)) = self.path.as_deref().map(durable::remove) {
-            warn!("a finished piece of work stays noted as unfinished: {e:#}");
+        for path in self.path.iter().chain(&self.journal()) {
+            if let Err(e) = durable::remove(path) {
+                warn!("a finished piece of work stays noted as unfinished: {e:#}");
+            }
         }
     }
 }

@@ -20,8 +20,9 @@ pub struct RawSource {
     image: Arc<Image>,
 }
 
+#[derive(Clone)]
 struct Image {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     len: u64,
     volume_size: VolumeSize,
@@ -61,12 +62,20 @@ impl RawSource {
             .map_err(|e| e.context(format!("cannot use {}", path.display())))?;
         Ok(Self {
             image: Arc::new(Image {
-                file,
+                file: Arc::new(file),
                 path: path.to_owned(),
                 len,
                 volume_size,
             }),
         })
+    }
+
+    /// The same image on a volume of `size`, if that is larger than its own.
+    #[must_use]
+    pub fn padded_to(mut self, size: VolumeSize) -> Self {
+        let image = Arc::make_mut(&mut self.image);
+        image.volume_size = image.volume_size.max(size);
+        self
     }
 
     /// Bytes in the image itself.

@@ -5,16 +5,22 @@
 
 use std::sync::Arc;
 
+use ebsfs::server::Faults;
+use ebsfs::snapshot::SnapshotInfo;
 use ebsfs::store::Store;
 use ebsfs::store::directory::DirectoryStore;
+use ebsfs::store::ebs::Config;
 use ebsfs::store::memory::MemoryStore;
 
 use crate::common::{Turnable, block_on, scratch};
+use crate::wire::Wire;
 
 /// An empty store, the clock that it reads, and what must outlive it.
 pub(crate) struct World {
     store: Arc<dyn Store>,
     pub(crate) time: Turnable,
+    /// Whether the store tells which parent a snapshot had; EC2 does not.
+    tells_parents: bool,
     _keep: Box<dyn Send + Sync>,
 }
 
@@ -24,6 +30,7 @@ impl World {
         Self {
             store: Arc::new(MemoryStore::with_clock(time.clock()).unwrap()),
             time,
+            tells_parents: true,
             _keep: Box::new(()),
         }
     }
@@ -34,8 +41,38 @@ impl World {
         Self {
             store: Arc::new(store.unwrap()),
             time,
+            tells_parents: true,
             _keep: Box::new(dir),
         }
+    }
+
+    fn wire_to_memory() -> Self {
+        Self::memory().over_the_wire()
+    }
+
+    fn wire_to_directory() -> Self {
+        Self::directory().over_the_wire()
+    }
+
+    /// The same store, through a client and a server.
+    fn over_the_wire(self) -> Self {
+        let wire = Wire::serve(self.shared(), Faults::default());
+        let (client, _) = block_on(wire.client(Config::default()));
+        Self {
+            store: client,
+            time: self.time,
+            tells_parents: false,
+            _keep: Box::new((wire, self._keep)),
+        }
+    }
+
+    /// `info` as `info` and `list` tell it.
+    pub(crate) fn told(&self, info: &SnapshotInfo) -> SnapshotInfo {
+        let mut told = info.clone();
+        if !self.tells_parents {
+            told.parent = None;
+        }
+        told
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -67,6 +104,8 @@ macro_rules! behaviours {
     ($($name:ident,)*) => {
         behaviours!(in memory: $($name)*);
         behaviours!(in directory: $($name)*);
+        behaviours!(in wire_to_memory: $($name)*);
+        behaviours!(in wire_to_directory: $($name)*);
     };
 }
 

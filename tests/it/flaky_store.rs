@@ -12,11 +12,13 @@ use ebsfs::store::memory::MemoryStore;
 use ebsfs::store::{Listing, Store};
 use tokio::sync::Semaphore;
 
-/// What a get is to do instead of succeeding.
+/// What a get or a put is to do instead of succeeding.
 #[derive(Clone, Copy)]
 pub(crate) enum Fault {
     Fail,
     Panic,
+    /// Says that it succeeded.
+    Lie,
 }
 
 pub(crate) struct FlakyStore {
@@ -25,6 +27,9 @@ pub(crate) struct FlakyStore {
     gate: Semaphore,
     /// By number of the get, from 0.
     faults: Mutex<BTreeMap<usize, Fault>>,
+    /// By index of the block put.
+    put_faults: Mutex<BTreeMap<BlockIndex, Fault>>,
+    puts: Mutex<Vec<BlockIndex>>,
     gets: AtomicUsize,
     listings: AtomicUsize,
     waiting: AtomicUsize,
@@ -36,6 +41,8 @@ impl FlakyStore {
             inner: MemoryStore::new().unwrap(),
             gate: Semaphore::new(0),
             faults: Mutex::default(),
+            put_faults: Mutex::default(),
+            puts: Mutex::default(),
             gets: AtomicUsize::new(0),
             listings: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -60,6 +67,19 @@ impl FlakyStore {
     /// The `nth` get from now on, from 0, is to end so.
     pub(crate) fn fault(&self, nth: usize, fault: Fault) {
         self.faults.lock().unwrap().insert(self.gets() + nth, fault);
+    }
+
+    /// The next put of block `index` is to end so.
+    pub(crate) fn put_fault(&self, index: u32, fault: Fault) {
+        let index = BlockIndex::new(index);
+        self.put_faults.lock().unwrap().insert(index, fault);
+    }
+
+    /// The blocks that were put since this was asked last, ascending.
+    pub(crate) fn puts(&self) -> Vec<u32> {
+        let mut puts = std::mem::take(&mut *self.puts.lock().unwrap());
+        puts.sort_unstable();
+        puts.into_iter().map(BlockIndex::get).collect()
     }
 
     pub(crate) fn gets(&self) -> usize {
@@ -154,7 +174,7 @@ impl Store for FlakyStore {
                 format!("get {number} is to fail"),
             )),
             Some(Fault::Panic) => panic!("get {number} is to panic"),
-            None => self.inner.get(id, index).await,
+            Some(Fault::Lie) | None => self.inner.get(id, index).await,
         }
     }
 
@@ -163,7 +183,19 @@ impl Store for FlakyStore {
     }
 
     async fn put(&self, id: &SnapshotId, index: BlockIndex, block: &Block) -> Result<()> {
-        self.inner.put(id, index, block).await
+        let fault = self.put_faults.lock().unwrap().remove(&index);
+        match fault {
+            Some(Fault::Fail) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("put {index} is to fail"),
+            )),
+            Some(Fault::Panic) => panic!("put {index} is to panic"),
+            Some(Fault::Lie) => Ok(()),
+            None => {
+                self.puts.lock().unwrap().push(index);
+                self.inner.put(id, index, block).await
+            }
+        }
     }
 
     async fn complete(&self, id: &SnapshotId, seal: &Seal) -> Result<()> {

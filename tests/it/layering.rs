@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partition", &["error", "read_at"]),
     (
         "store",
-        &["error", "block", "blocking", "durable", "snapshot"],
+        &["error", "stats", "block", "blocking", "durable", "snapshot"],
     ),
     ("fuse", &["error", "stats", "block", "read_at"]),
     (

@@ -82,6 +82,7 @@ impl Sandbox {
             .env("XDG_STATE_HOME", self.path("state"))
             .env("EBSFS_STORE", "store")
             .env_remove("RUST_LOG");
+        without_aws(&mut command);
         command
     }
 
@@ -137,6 +138,15 @@ impl Sandbox {
         });
         files
     }
+}
+
+/// Takes away what this machine says about AWS.
+pub(crate) fn without_aws(command: &mut Command) {
+    let of_aws = |(name, _): &(std::ffi::OsString, _)| name.to_string_lossy().starts_with("AWS_");
+    for (name, _) in std::env::vars_os().filter(of_aws) {
+        command.env_remove(name);
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
 }
 
 /// The one line of `out`, an id.

@@ -162,7 +162,7 @@ fn an_import_that_was_killed_after_its_last_step_is_not_done_twice() {
     fs::write(note, noted).unwrap();
     let ran = sandbox.run(&["import", "--continue", "disk.img"]);
     assert_eq!(
-        id_of(&ran.succeeds_and_tells(&[&id, "was completed before"])),
+        id_of(&ran.succeeds_and_tells(&[&id, "was completed already"])),
         id
     );
     assert_eq!((sandbox.list().len(), sandbox.checkpoints().len()), (1, 0));

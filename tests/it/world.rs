@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kernel::{abort, backing_file, daemons, gone, kill, loops_below, mounts_below};
+use crate::program::without_aws;
 
 /// Seconds after which a command is killed.
 const COMMAND_LIMIT: &str = "60";
@@ -214,6 +215,7 @@ impl World {
             .env_remove("RUST_LOG")
             .env_remove("EBSFS_STORE")
             .env_remove("EBSFS_INTERNAL_DETACHED");
+        without_aws(&mut command);
         command
     }
 

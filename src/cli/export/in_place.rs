@@ -41,6 +41,7 @@ pub(super) struct InPlace<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) source: &'a SnapshotSource,
     pub(super) info: &'a SnapshotInfo,
+    pub(super) config: &'a Config,
     /// What the user would type to go on.
     pub(super) again: String,
     pub(super) checkpoint: Checkpoint,
@@ -155,8 +156,7 @@ impl InPlace<'_> {
             }
             Ok(())
         };
-        let config = Config::default();
-        let work = to_file(self.source, file, target, from, &config, &reached);
+        let work = to_file(self.source, file, target, from, self.config, &reached);
         let go_on = format!("{} goes on with it", self.again);
         self.runtime
             .block_on(unless_interrupted(work, &go_on))

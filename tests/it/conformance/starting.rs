@@ -91,12 +91,13 @@ async fn what_start_was_told_is_told_again(world: &World) {
     assert_eq!(started.volume_size, gib(2));
     assert_eq!(started.description, new.new.description);
     assert_eq!(started.tags, new.new.tags);
-    assert_eq!(world.store().info(&started.id).await.unwrap(), started);
+    let told = world.store().info(&started.id).await.unwrap();
+    assert_eq!(told, world.told(&started));
 
     world.time.advance(minutes(5));
     let completed = world.store().complete(&started.id, &count(0)).await;
     completed.unwrap();
-    let mut expected = started.clone();
+    let mut expected = world.told(&started);
     expected.status = Status::Completed;
     assert_eq!(world.store().info(&started.id).await.unwrap(), expected);
     assert!(world.store().list().await.unwrap().contains(&expected));

@@ -1,0 +1,282 @@
+//! Over HTTP, beside coldsnap: what `export` and `import` do with `ebsfs serve` on the same machine.
+//!
+//! The server's blocks are in its cache, and so are the files that are read; what is written goes to memory. Latency
+//! is the server's: `--fault latency=50ms`. Client and server share the machine's cores.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Plan;
+use crate::measure::{cpu_time, in_turn, time};
+use crate::setup::{MIB, PROGRAM, Scratch, write_image};
+use crate::table::Row;
+
+/// Where `scripts/bench` puts the peer.
+const COLDSNAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/coldsnap");
+
+/// Any key pair does: client and server are given the same file.
+const CREDENTIALS: &str = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n";
+
+/// All rows of this part.
+pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
+    // In memory: a disk would be measured instead.
+    let scratch = Scratch::in_memory();
+    fs::write(scratch.path("credentials"), CREDENTIALS).unwrap();
+    let image = scratch.path("disk.img");
+    write_image(&image, plan.remote_mib);
+    let store = scratch.path("store");
+    let (_, id) = time(scratch.ebsfs(&store).arg("import").arg(&image));
+    assert!(
+        Path::new(COLDSNAP).exists(),
+        "no {COLDSNAP}: run scripts/bench, which installs it"
+    );
+    let mut rows = vec![];
+    for latency in ["0ms", "50ms"] {
+        let server = Server::start(
+            &scratch,
+            &store,
+            &["--fault", &format!("latency={latency}")],
+        );
+        let case = Case {
+            plan,
+            scratch: &scratch,
+            image: &image,
+            id: id.trim(),
+            server: &server,
+        };
+        if latency == "0ms" {
+            rows.push(case.client_cpu());
+        }
+        let (export, import) = match latency {
+            "0ms" => (1.5, 1.3),
+            _ => (3.0, 2.0),
+        };
+        rows.push(case.export(latency, export));
+        rows.push(case.import(latency, import));
+    }
+    rows.push(cached_blocks(plan, &scratch, &store, id.trim()));
+    rows
+}
+
+struct Case<'a> {
+    plan: &'a Plan,
+    scratch: &'a Scratch,
+    image: &'a Path,
+    id: &'a str,
+    server: &'a Server,
+}
+
+impl Case<'_> {
+    /// The program as a client of the server.
+    fn ebsfs(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        self.server.environment(self.scratch, &mut command);
+        command
+    }
+
+    fn coldsnap(&self) -> Command {
+        let mut command = Command::new(COLDSNAP);
+        self.server.environment(self.scratch, &mut command);
+        command
+    }
+
+    /// A run that writes to a file which is not there before, and not after.
+    fn to_file(&self, command: &mut Command) -> Duration {
+        let target = self.scratch.path("out.img");
+        let taken = time(command.arg(&target)).0;
+        fs::remove_file(target).unwrap();
+        taken
+    }
+
+    fn export(&self, latency: &str, bar: f64) -> Row {
+        let ours = |_| self.to_file(self.ebsfs().args(["export", self.id]));
+        let peer = |_| self.to_file(self.coldsnap().args(["download", "--no-progress", self.id]));
+        let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
+        let name = format!("export beside coldsnap, {latency}");
+        Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
+    }
+
+    fn import(&self, latency: &str, bar: f64) -> Row {
+        let ours = |_| time(self.ebsfs().arg("import").arg(self.image)).0;
+        let upload = ["upload", "--no-progress", "--omit-zero-blocks"];
+        let peer = |_| time(self.coldsnap().args(upload).arg(self.image)).0;
+        let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
+        let name = format!("import beside coldsnap, {latency}");
+        Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
+    }
+
+    /// Milliseconds of processor time for each GiB that is fetched, checked and thrown away.
+    fn client_cpu(&self) -> Row {
+        let fetch = || cpu_time(self.ebsfs().args(["export", self.id, "-"]));
+        fetch();
+        let gib = self.plan.remote_mib as f64 / 1024.0;
+        let allowed = 1200;
+        let taken = (0..self.plan.remote_rounds).map(|_| fetch().as_secs_f64() * 1000.0 / gib);
+        let taken: Vec<f64> = taken.collect();
+        Row {
+            name: "client's processor time of a fetch, ms/GiB".into(),
+            ours: crate::measure::median(taken.clone()) as u64,
+            floor: allowed,
+            ratios: taken.iter().map(|ms| ms / allowed as f64).collect(),
+            bar: 1.0,
+            less_is_better: true,
+        }
+    }
+}
+
+/// What the server gives of blocks in its cache to four connections that look at nothing, beside 2 GiB/s.
+fn cached_blocks(plan: &Plan, scratch: &Scratch, store: &Path, id: &str) -> Row {
+    let server = Server::start(scratch, store, &["--no-auth"]);
+    let paths = block_paths(&server, id);
+    let fetch_all = || {
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            for part in 0..4 {
+                let (paths, server) = (&paths, &server);
+                scope.spawn(move || {
+                    let mine = paths.iter().skip(part).step_by(4);
+                    let mut connection = Connection::open(server);
+                    mine.for_each(|path| connection.get(path, &mut |_| ()));
+                });
+            }
+        });
+        paths.len() as f64 / 2.0 / begin.elapsed().as_secs_f64()
+    };
+    fetch_all();
+    let rates: Vec<f64> = (0..plan.remote_rounds.max(3))
+        .map(|_| fetch_all())
+        .collect();
+    let wanted = 2048;
+    Row {
+        name: "cached blocks to four connections, MiB/s".into(),
+        ours: crate::measure::median(rates.clone()) as u64,
+        floor: wanted,
+        ratios: rates.iter().map(|rate| rate / wanted as f64).collect(),
+        bar: 1.0,
+        less_is_better: false,
+    }
+}
+
+/// The paths of all blocks of a snapshot, with their tokens.
+fn block_paths(server: &Server, id: &str) -> Vec<String> {
+    let mut connection = Connection::open(server);
+    let mut body = vec![];
+    let list = format!("/snapshots/{id}/blocks?maxResults=10000");
+    connection.get(&list, &mut |bytes| body.extend_from_slice(bytes));
+    let listing: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let path = |block: &serde_json::Value| {
+        let token = block["BlockToken"].as_str().unwrap();
+        let token = token
+            .replace('+', "%2B")
+            .replace('/', "%2F")
+            .replace('=', "%3D");
+        format!(
+            "/snapshots/{id}/blocks/{}?blockToken={token}",
+            block["BlockIndex"]
+        )
+    };
+    listing["Blocks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(path)
+        .collect()
+}
+
+/// The least that an HTTP client can be.
+struct Connection {
+    stream: BufReader<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(server: &Server) -> Self {
+        let stream = TcpStream::connect(&server.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream: BufReader::with_capacity(64 << 10, stream),
+            buffer: vec![0; MIB as usize],
+        }
+    }
+
+    fn get(&mut self, path: &str, sink: &mut dyn FnMut(&[u8])) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
+        let (mut line, mut left) = (String::new(), 0);
+        self.stream.read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 200"), "{path}: {line}");
+        while line != "\r\n" {
+            line.clear();
+            self.stream.read_line(&mut line).unwrap();
+            if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                left = length.trim().parse().unwrap();
+            }
+        }
+        while left > 0 {
+            let want = left.min(self.buffer.len());
+            let read = self.stream.read(&mut self.buffer[..want]).unwrap();
+            assert_ne!(read, 0, "{path}: cut short");
+            sink(&self.buffer[..read]);
+            left -= read;
+        }
+    }
+}
+
+/// `ebsfs serve`, ended with it.
+struct Server {
+    child: Child,
+    /// `127.0.0.1:PORT`
+    address: String,
+}
+
+impl Server {
+    fn start(scratch: &Scratch, store: &Path, options: &[&str]) -> Self {
+        let mut command = scratch.ebsfs(store);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--cache-size", "4G"])
+            .args(options);
+        if !options.contains(&"--no-auth") {
+            command
+                .arg("--credentials")
+                .arg(scratch.path("credentials"));
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            let (_, address) = line.split_once("http://")?;
+            Some(address.trim_end_matches(['/', '"', '\'']).to_owned())
+        });
+        let address = address.expect("the server tells where it listens");
+        Self { child, address }
+    }
+
+    /// What makes any AWS client use this server.
+    fn environment(&self, scratch: &Scratch, command: &mut Command) {
+        command
+            .env("AWS_SHARED_CREDENTIALS_FILE", scratch.path("credentials"))
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
+            .env("XDG_STATE_HOME", scratch.path("state"))
+            .env_remove("EBSFS_STORE");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
