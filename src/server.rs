@@ -137,7 +137,10 @@ impl Service {
         Router::new()
             .route("/", any(ec2::act))
             .route("/snapshots", post(actions::start_snapshot))
-            .route("/snapshots/completion/{id}", post(actions::complete_snapshot))
+            .route(
+                "/snapshots/completion/{id}",
+                post(actions::complete_snapshot),
+            )
             .route("/snapshots/{id}/blocks", get(actions::list_snapshot_blocks))
             .route(
                 "/snapshots/{id}/changedblocks",

@@ -30,9 +30,8 @@ pub(super) async fn get_snapshot_block(
     let (id, index) = (snapshot_id(&id)?, block_index("BlockIndex", &index)?);
     let query = Parameters::parse(query.unwrap_or_default().as_bytes());
     let token = query.token("blockToken", reason::INVALID_BLOCK_TOKEN)?;
-    let token = token.ok_or_else(|| {
-        Refusal::invalid(reason::INVALID_BLOCK_TOKEN, "blockToken is missing")
-    })?;
+    let token = token
+        .ok_or_else(|| Refusal::invalid(reason::INVALID_BLOCK_TOKEN, "blockToken is missing"))?;
     let snapshot = service.snapshots.readable(&id).await?;
     if !service.tokens.opens_block(&id, index, token) {
         let message = format!("the token is not good for block {index} of {id}: list it again");
@@ -159,12 +158,15 @@ fn new_snapshot(request: StartSnapshot) -> Answer<NewSnapshot> {
     new.description = request.description.unwrap_or_default();
     new.tags = tags(request.tags.unwrap_or_default())?;
     if let Some(minutes) = request.timeout {
-        let minutes = u64::try_from(minutes).ok().filter(|n| (10..=60).contains(n));
+        let minutes = u64::try_from(minutes)
+            .ok()
+            .filter(|n| (10..=60).contains(n));
         let minutes = minutes.ok_or_else(|| wrong("Timeout is 10 to 60 minutes"))?;
         new.timeout = Duration::from_secs(60 * minutes);
     }
     if new.parent.is_some() && (request.encrypted.is_some() || request.kms_key_arn.is_some()) {
-        let message = "Encrypted and KmsKeyArn are the parent's: leave them out with ParentSnapshotId";
+        let message =
+            "Encrypted and KmsKeyArn are the parent's: leave them out with ParentSnapshotId";
         return Err(wrong(message));
     }
     new.encryption = match (request.encrypted, request.kms_key_arn) {
@@ -200,7 +202,8 @@ fn tags(given: Vec<Tag>) -> Answer<Tags> {
     let mut tags = Tags::new();
     for Tag { key, value } in given {
         if !(1..=127).contains(&key.chars().count()) || value.chars().count() > 255 {
-            let message = format!("tag {key:?}: a key has 1 to 127 characters, a value at most 255");
+            let message =
+                format!("tag {key:?}: a key has 1 to 127 characters, a value at most 255");
             return Err(invalid(message));
         }
         if tags.contains_key(&key) {
@@ -216,7 +219,9 @@ fn started(info: SnapshotInfo) -> Started {
     Started {
         block_size: BLOCK_SIZE,
         description: (!info.description.is_empty()).then_some(info.description),
-        kms_key_arn: info.encryption.and_then(|encryption| encryption.kms_key_arn),
+        kms_key_arn: info
+            .encryption
+            .and_then(|encryption| encryption.kms_key_arn),
         owner_id: wire::OWNER,
         parent_snapshot_id: info.parent.map(String::from),
         snapshot_id: info.id.into(),

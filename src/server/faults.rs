@@ -218,7 +218,11 @@ mod tests {
 
     #[test]
     fn rates_are_kept() {
-        let lots = Lots::new("error=0.1,throttle=0.1,reset=0.1,truncate=0.1,corrupt=0.1".parse().unwrap());
+        let lots = Lots::new(
+            "error=0.1,throttle=0.1,reset=0.1,truncate=0.1,corrupt=0.1"
+                .parse()
+                .unwrap(),
+        );
         let mut counts = [0_u32; 5];
         for _ in 0..10_000 {
             match lots.draw() {
@@ -233,6 +237,9 @@ mod tests {
                 Fate::Corrupt(_) => counts[4] += 1,
             }
         }
-        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (850..1150).contains(count)),
+            "{counts:?}"
+        );
     }
 }

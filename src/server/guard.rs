@@ -108,7 +108,11 @@ async fn read<'a>(
     };
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLarge",
+            message,
+        )
     };
     let announced = parts.headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -137,7 +141,11 @@ async fn read<'a>(
     let in_time = tokio::time::timeout(service.limits.body_timeout, collected).await;
     in_time.unwrap_or_else(|_| {
         let message = "the body did not come in time";
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message))
+        Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "RequestTimeout",
+            message,
+        ))
     })
 }
 

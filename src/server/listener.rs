@@ -21,6 +21,10 @@ use tokio_util::task::TaskTracker;
 use super::Service;
 use super::guard::Silence;
 
+mod patience;
+
+use self::patience::Patient;
+
 /// How a server is asked to end.
 #[derive(Clone, Default)]
 pub struct Stop {
@@ -63,12 +67,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, stop: Stop) {
     connections.wait().await;
 }
 
-async fn connect(
-    service: &Service,
-    router: Router,
-    stream: TcpStream,
-    leave: &CancellationToken,
-) {
+async fn connect(service: &Service, router: Router, stream: TcpStream, leave: &CancellationToken) {
     // Answers are written whole.
     if let Err(e) = stream.set_nodelay(true) {
         debug!("a connection that waits to fill its packets: {e}");
@@ -91,6 +90,7 @@ async fn connect(
     http.timer(TokioTimer::new())
         .header_read_timeout(service.limits.head_timeout)
         .max_buf_size(service.limits.head);
+    let stream = Patient::new(stream, service.limits.send_timeout);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), handler));
     let ended = match leave.run_until_cancelled(connection.as_mut()).await {
         Some(ended) => ended,

@@ -170,9 +170,7 @@ impl Believed<'_> {
                     "the payload does not have the hash that x-amz-content-sha256 states",
                 ))
             }
-            Rest::Signature(claim, key) => {
-                claim.check(key, parts, &Digest::of(body).to_string())
-            }
+            Rest::Signature(claim, key) => claim.check(key, parts, &Digest::of(body).to_string()),
         }
     }
 }
@@ -202,11 +200,10 @@ impl Payload {
 impl Claim {
     /// What the request claims, in its header or its query, and that it claims it for this service and now.
     fn of(parts: &Parts, service: &str, now: Timestamp) -> Result<Self, Doubt> {
-        let query: Vec<(String, String)> = form_urlencoded::parse(
-            parts.uri.query().unwrap_or_default().as_bytes(),
-        )
-        .into_owned()
-        .collect();
+        let query: Vec<(String, String)> =
+            form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
+                .into_owned()
+                .collect();
         let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
         let (claim, expires) = match (headers.next(), headers.next()) {
             (Some(_), Some(_)) => {
@@ -271,7 +268,9 @@ impl Claim {
             match (found.next(), found.next()) {
                 (Some((_, value)), None) => Ok(Some(value.as_str())),
                 (None, _) => Ok(None),
-                _ => Err(Doubt::Malformed("a parameter of the signature is there twice")),
+                _ => Err(Doubt::Malformed(
+                    "a parameter of the signature is there twice",
+                )),
             }
         };
         let needed = |name: &str| {
@@ -290,7 +289,9 @@ impl Claim {
                 .parse()
                 .ok()
                 .filter(|seconds| (1..=MAX_EXPIRES).contains(seconds))
-                .ok_or(Doubt::Malformed("X-Amz-Expires must be 1 to 604800 seconds"))?,
+                .ok_or(Doubt::Malformed(
+                    "X-Amz-Expires must be 1 to 604800 seconds",
+                ))?,
         };
         let claim = Self::new(
             needed("X-Amz-Credential")?,
@@ -309,7 +310,8 @@ impl Claim {
         stamp: &str,
         session_token: Option<&str>,
     ) -> Result<Self, Doubt> {
-        let malformed = Doubt::Malformed("the credential must be KEY/DATE/REGION/SERVICE/aws4_request");
+        let malformed =
+            Doubt::Malformed("the credential must be KEY/DATE/REGION/SERVICE/aws4_request");
         let (key_id, scope) = credential.split_once('/').ok_or(malformed)?;
         let region = scope.split('/').nth(1).ok_or(malformed)?;
         let signed: Vec<_> = signed.split(';').map(str::to_owned).collect();
@@ -338,7 +340,9 @@ impl Claim {
                 if *date == day {
                     return Ok(());
                 }
-                Err(Doubt::Mismatch("the credential's date is not that of X-Amz-Date"))
+                Err(Doubt::Mismatch(
+                    "the credential's date is not that of X-Amz-Date",
+                ))
             }
             [_, _, _, "aws4_request"] => Err(Doubt::Mismatch(
                 "the credential is for another service than this request",
@@ -367,7 +371,10 @@ impl Claim {
         let time = SystemTime::from(self.time);
         let service = self.scope.split('/').nth(2).unwrap_or_default();
         let signing_key = generate_signing_key(&key.secret, time, &self.region, service);
-        if same(&self.signature, &calculate_signature(signing_key, text.as_bytes())) {
+        if same(
+            &self.signature,
+            &calculate_signature(signing_key, text.as_bytes()),
+        ) {
             return Ok(());
         }
         Err(Doubt::Mismatch(
@@ -393,7 +400,9 @@ fn check_signed_headers(headers: &HeaderMap, signed: &[String]) -> Result<(), Do
         }
     }
     if signed.iter().any(|name| !headers.contains_key(name)) {
-        return Err(Doubt::Malformed("a header that is said to be signed is not there"));
+        return Err(Doubt::Malformed(
+            "a header that is said to be signed is not there",
+        ));
     }
     Ok(())
 }
@@ -418,3 +427,6 @@ fn parse_stamp(stamp: &str) -> Option<Timestamp> {
     let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
     well_formed.then_some(time)
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,7 +194,10 @@ async fn collect(
         }
         let listing = pages.at(at).await?;
         // A listing may begin before it was asked to.
-        let runs = listing.set.runs().map(|run| run.start.max(at.get())..run.end);
+        let runs = listing
+            .set
+            .runs()
+            .map(|run| run.start.max(at.get())..run.end);
         for index in runs.flatten().map(BlockIndex::new) {
             if indexes.len() == request.results {
                 return Ok((indexes, Some(index)));
