@@ -36,5 +36,8 @@ mod mount_users;
 mod oracle;
 mod program;
 mod resume;
+mod serve_auth;
+mod serve_golden;
+mod server;
 mod together;
 mod world;
