@@ -36,13 +36,8 @@ pub(super) struct Serve {
     no_auth: bool,
 
     /// Misbehave, to rehearse failures: see below, or --help
-    #[arg(
-        long,
-        value_name = "LIST",
-        default_value = "seed=0",
-        hide_default_value = true
-    )]
-    fault: Faults,
+    #[arg(long, value_name = "LIST")]
+    fault: Option<Faults>,
 }
 
 const FAULTS: &str = "\
@@ -80,13 +75,8 @@ impl Serve {
         let opener = stack::source_opener(store, &cache);
         let identity = store.identity();
         let limits = Limits::default();
-        let service = Service::new(
-            Arc::clone(store),
-            opener,
-            access,
-            self.fault.clone(),
-            limits,
-        )?;
+        let faults = self.fault.clone().unwrap_or_default();
+        let service = Service::new(Arc::clone(store), opener, access, faults, limits)?;
         runtime.block_on(async {
             let bound = TcpListener::bind(self.listen).await;
             let listener = bound.map_err(|e| self.cannot_listen(e))?;
@@ -102,8 +92,8 @@ impl Serve {
                     "{address} is plain HTTP: who is on the network in between can read the blocks"
                 );
             }
-            if self.fault != Faults::default() {
-                info!("faults: {:?}", self.fault);
+            if let Some(faults) = &self.fault {
+                warn!("misbehaving as asked for: {faults:?}");
             }
             serve(Arc::new(service), listener, stop).await;
             info!("ended");

@@ -59,6 +59,7 @@ pub(super) async fn act(
 pub(super) fn refuse(refusal: Refusal, id: &RequestId) -> Response {
     // What only the other protocol has a name for.
     let code = match refusal.code {
+        "ValidationException" => "InvalidParameterValue",
         "InternalServerException" => "InternalError",
         "ThrottlingException" | "RequestThrottledException" => "RequestLimitExceeded",
         "AccessDeniedException" => "UnauthorizedOperation",

@@ -21,6 +21,10 @@ use tokio_util::task::TaskTracker;
 use super::Service;
 use super::guard::Silence;
 
+mod patience;
+
+use self::patience::Patient;
+
 /// How a server is asked to end.
 #[derive(Clone, Default)]
 pub struct Stop {
@@ -86,6 +90,7 @@ async fn connect(service: &Service, router: Router, stream: TcpStream, leave: &C
     http.timer(TokioTimer::new())
         .header_read_timeout(service.limits.head_timeout)
         .max_buf_size(service.limits.head);
+    let stream = Patient::new(stream, service.limits.send_timeout);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), handler));
     let ended = match leave.run_until_cancelled(connection.as_mut()).await {
         Some(ended) => ended,

@@ -427,3 +427,6 @@ fn parse_stamp(stamp: &str) -> Option<Timestamp> {
     let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
     well_formed.then_some(time)
 }
+
+#[cfg(test)]
+mod tests;

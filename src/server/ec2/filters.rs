@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::invalid;
-use super::shapes::start_time;
+use super::shapes::{NO_VOLUME, STORAGE_TIER, progress, start_time};
 use crate::server::answers::Answer;
 use crate::server::parameters::Parameters;
 use crate::server::wire;
@@ -90,7 +90,6 @@ impl Field {
     }
 
     fn of(&self, info: &SnapshotInfo) -> Vec<String> {
-        use crate::snapshot::Status;
         match self {
             Self::SnapshotId => vec![info.id.to_string()],
             Self::Status => vec![info.status.to_string()],
@@ -98,65 +97,70 @@ impl Field {
             Self::Description => vec![info.description.clone()],
             Self::Encrypted => vec![info.encryption.is_some().to_string()],
             Self::OwnerId => vec![wire::OWNER.to_owned()],
-            Self::Progress => vec![match info.status {
-                Status::Completed => "100%".to_owned(),
-                Status::Pending | Status::Error => "0%".to_owned(),
-            }],
+            Self::Progress => vec![progress(info).to_owned()],
             Self::StartTime => start_time(info).into_iter().collect(),
-            Self::StorageTier => vec!["standard".to_owned()],
-            Self::VolumeId => vec!["vol-ffffffff".to_owned()],
+            Self::StorageTier => vec![STORAGE_TIER.to_owned()],
+            Self::VolumeId => vec![NO_VOLUME.to_owned()],
             Self::TagKey => info.tags.keys().cloned().collect(),
             Self::Tag(key) => info.tags.get(key).into_iter().cloned().collect(),
         }
     }
 }
 
+/// What one character of a pattern asks for: a character, or any.
+type Wanted = Option<char>;
+
 /// Whether `text` is as `pattern` says: `*` is anything, `?` one character, and `\` makes the next one itself.
 fn matches(pattern: &str, text: &str) -> bool {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Part {
-        Any,
-        One,
-        Is(char),
+    let text: Vec<char> = text.chars().collect();
+    match pieces(pattern).as_slice() {
+        [] => text.is_empty(),
+        [whole] => whole.len() == text.len() && fits(whole, &text),
+        [first, between @ .., last] => {
+            let Some((start, mut rest)) = text.split_at_checked(first.len()) else {
+                return false;
+            };
+            // The leftmost place of each is as good as any other.
+            for piece in between.iter().filter(|piece| !piece.is_empty()) {
+                let place = rest.windows(piece.len()).position(|at| fits(piece, at));
+                let Some(after) = place.and_then(|place| rest.get(place + piece.len()..)) else {
+                    return false;
+                };
+                rest = after;
+            }
+            let end = rest.len().checked_sub(last.len());
+            let end = end.and_then(|end| rest.get(end..));
+            fits(first, start) && end.is_some_and(|end| fits(last, end))
+        }
     }
-    let mut parts = Vec::new();
+}
+
+/// What stands between the stars of a pattern.
+fn pieces(pattern: &str) -> Vec<Vec<Wanted>> {
+    let mut pieces = vec![Vec::new()];
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
-        parts.push(match c {
-            '*' => Part::Any,
-            '?' => Part::One,
-            '\\' => Part::Is(chars.next().unwrap_or('\\')),
-            other => Part::Is(other),
-        });
-    }
-    // Which prefixes of the pattern the text so far can be: no pattern takes long.
-    let mut reached = vec![false; parts.len() + 1];
-    let close = |reached: &mut Vec<bool>| {
-        for (at, part) in parts.iter().enumerate() {
-            if *part == Part::Any && reached.get(at) == Some(&true) {
-                reached.splice(at + 1..at + 2, [true]);
-            }
-        }
-    };
-    reached.splice(0..1, [true]);
-    close(&mut reached);
-    for c in text.chars() {
-        let mut next = vec![false; parts.len() + 1];
-        for (at, part) in parts.iter().enumerate() {
-            if reached.get(at) != Some(&true) {
+        let wanted = match c {
+            '*' => {
+                pieces.push(Vec::new());
                 continue;
             }
-            match part {
-                Part::Any => drop(next.splice(at..at + 1, [true])),
-                Part::One => drop(next.splice(at + 1..at + 2, [true])),
-                Part::Is(wanted) if *wanted == c => drop(next.splice(at + 1..at + 2, [true])),
-                Part::Is(_) => {}
-            }
-        }
-        reached = next;
-        close(&mut reached);
+            '?' => None,
+            '\\' => chars.next().or(Some(c)),
+            other => Some(other),
+        };
+        pieces
+            .last_mut()
+            .into_iter()
+            .for_each(|piece| piece.push(wanted));
     }
-    reached.last() == Some(&true)
+    pieces
+}
+
+/// Whether texts of one length are the same, where something is wanted.
+fn fits(piece: &[Wanted], text: &[char]) -> bool {
+    let mut both = piece.iter().zip(text);
+    both.all(|(wanted, c)| wanted.is_none_or(|wanted| wanted == *c))
 }
 
 #[cfg(test)]

@@ -4,12 +4,15 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::server::wire;
-use crate::snapshot::SnapshotInfo;
+use crate::snapshot::{SnapshotInfo, Status};
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 
 /// What the service says where a snapshot was made from no volume.
-const NO_VOLUME: &str = "vol-ffffffff";
+pub(super) const NO_VOLUME: &str = "vol-ffffffff";
+
+/// Where snapshots are that are not in an archive.
+pub(super) const STORAGE_TIER: &str = "standard";
 
 /// A document: a root element of that name.
 pub(super) struct Xml<T> {
@@ -90,7 +93,6 @@ struct Tag {
 
 impl From<SnapshotInfo> for Snapshot {
     fn from(info: SnapshotInfo) -> Self {
-        use crate::snapshot::Status;
         let tags: Vec<_> = info
             .tags
             .iter()
@@ -101,13 +103,10 @@ impl From<SnapshotInfo> for Snapshot {
             .collect();
         Self {
             start_time: start_time(&info),
+            progress: progress(&info),
             snapshot_id: info.id.into(),
             volume_id: NO_VOLUME,
             status: info.status.to_string(),
-            progress: match info.status {
-                Status::Completed => "100%",
-                Status::Pending | Status::Error => "0%",
-            },
             owner_id: wire::OWNER,
             volume_size: info.volume_size.gib(),
             description: printable(&info.description),
@@ -115,9 +114,17 @@ impl From<SnapshotInfo> for Snapshot {
             kms_key_id: info
                 .encryption
                 .and_then(|encryption| encryption.kms_key_arn),
-            storage_tier: "standard",
+            storage_tier: STORAGE_TIER,
             tag_set: (!tags.is_empty()).then_some(Items { item: tags }),
         }
+    }
+}
+
+/// Of the making of a snapshot: how far it is between is not known here.
+pub(super) fn progress(info: &SnapshotInfo) -> &'static str {
+    match info.status {
+        Status::Completed => "100%",
+        Status::Pending | Status::Error => "0%",
     }
 }
 
