@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ebsfs::block::BLOCK_SIZE;
 use ebsfs::server::{Access, Faults, Limits, Service, Stop, serve};
-use ebsfs::source::{IndexCache, SnapshotSource};
+use ebsfs::source::{INDEX_MEMORY, IndexCache, SnapshotSource};
 use ebsfs::store::Store;
 use ebsfs::store::memory::MemoryStore;
 use rustix::process::Signal;
@@ -37,7 +37,7 @@ impl Local {
                 let id = snap(1).block(0, 1).build(&*store).await;
                 let kept = Arc::clone(&store);
                 let opener = Box::new(move |info: &_| -> Arc<dyn ebsfs::source::BlockSource> {
-                    let windows = Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT));
+                    let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
                     Arc::new(SnapshotSource::new(Arc::clone(&kept), info, windows))
                 });
                 let service =
