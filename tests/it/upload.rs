@@ -69,7 +69,7 @@ impl Case {
     /// Uploads into `id`, noting in the file `journal`; the blocks put.
     async fn upload(&self, id: &SnapshotId, journal: &Path) -> Result<Vec<u32>> {
         let store: Arc<dyn Store> = Arc::<FlakyStore>::clone(&self.store);
-        let windows = Arc::new(IndexCache::new(IndexCache::DEFAULT_LIMIT));
+        let windows = Arc::new(IndexCache::new(1 << 20));
         let image = RawSource::open(&self.image()).unwrap();
         let size = self.store.info(id).await.unwrap().volume_size;
         let parent = self.parent.as_ref().map(|info| {
