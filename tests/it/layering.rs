@@ -30,6 +30,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cache",
         &["error", "stats", "block", "read_at", "store", "source"],
     ),
+    (
+        "server",
+        &["error", "block", "blocking", "snapshot", "store", "source"],
+    ),
     ("image", &["error", "block", "read_at", "store", "source"]),
     ("upload", &["error", "block", "snapshot", "store", "source"]),
     (
@@ -65,6 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "upload",
             "download",
             "catalog",
+            "server",
         ],
     ),
 ];
@@ -88,6 +93,11 @@ const TOUCHES: &[(&str, &[&str])] = &[
     ("io::stdin", &["cli", "main"]),
     ("process::exit", &["main"]),
     ("ExitCode", &["main"]),
+    ("axum::", &["server"]),
+    ("hyper::", &["server", "store"]),
+    ("http::", &["server", "store"]),
+    ("aws_", &["server", "store"]),
+    ("EbsStore", &["store", "cli"]),
     ("unsafe ", &[]),
     ("512 * 1024", &["block"]),
     ("512 << 10", &["block"]),
