@@ -37,6 +37,7 @@ mod oracle;
 mod program;
 mod resume;
 mod serve_auth;
+mod serve_aws;
 mod serve_clients;
 mod serve_ec2;
 mod serve_faults;

@@ -87,6 +87,17 @@ fn ask(stream: &mut TcpStream, bytes: &[u8]) -> Reply {
     Reply::read(stream).unwrap()
 }
 
+/// A connection on which a request that draws no lot has been answered, and another one sent.
+fn under_way(server: &Server, call: &Call) -> TcpStream {
+    let mut stream = server.connect();
+    let refused = ask(&mut stream, &call.plain(server.address));
+    assert_eq!(refused.error(), "403 MissingAuthenticationToken");
+    stream.write_all(&server.signed(call)).unwrap();
+    // It is served already: reading what was sent takes it no time.
+    std::thread::sleep(Duration::from_millis(300));
+    stream
+}
+
 /// Bytes that come until the other end closes, and how long that takes.
 fn until_closed(stream: &mut TcpStream) -> (Vec<u8>, Duration) {
     let start = Instant::now();
@@ -235,10 +246,7 @@ fn oversized_heads_and_bodies_are_refused() {
 fn requests_under_way_are_answered_before_the_end() {
     let server = Server::start(&["--fault", "latency=1s"]);
     let mut idle = server.connect();
-    let mut busy = server.connect();
-    let call = Call::post("/snapshots", br#"{"VolumeSize":1}"#);
-    busy.write_all(&server.signed(&call)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let mut busy = under_way(&server, &Call::post("/snapshots", br#"{"VolumeSize":1}"#));
     server.signal(Signal::TERM);
     wait_until_closed(server.address);
     assert_eq!(until_closed(&mut idle).0, b"");
@@ -253,10 +261,7 @@ fn requests_under_way_are_answered_before_the_end() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut server = Server::start(&["--fault", "latency=1h"]);
-    let mut busy = server.connect();
-    let call = Call::get("/snapshots/snap-0/blocks");
-    busy.write_all(&server.signed(&call)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let mut busy = under_way(&server, &Call::get("/snapshots/snap-0/blocks"));
     server.signal(Signal::INT);
     wait_until_closed(server.address);
     assert!(server.runs(), "it waits for the request");
@@ -271,10 +276,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn the_wait_for_requests_under_way_is_bounded() {
     let server = Server::start(&["--fault", "latency=1h"]);
-    let mut busy = server.connect();
-    let call = Call::get("/snapshots/snap-0/blocks");
-    busy.write_all(&server.signed(&call)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let _busy = under_way(&server, &Call::get("/snapshots/snap-0/blocks"));
     let start = Instant::now();
     let (_, ran) = server.stop();
     assert_eq!(ran.code, 0, "{ran:?}");
