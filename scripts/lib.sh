@@ -38,8 +38,12 @@ need() {
         command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
     done
     ((${#packages[@]})) || return 0
+    install_packages "${packages[@]}"
+}
 
-    local list="${packages[*]}"
+# install_packages PACKAGE... installs Debian packages.
+install_packages() {
+    local list="$*"
     command -v apt-get >/dev/null || die "missing: $list (names of Debian packages; without apt-get, install them by hand)"
     ((EUID == 0)) || command -v sudo >/dev/null ||
         die "missing: $list; without sudo, run as root: apt-get install $list"
@@ -47,7 +51,7 @@ need() {
     as_root apt-get -qq -o DPkg::Lock::Timeout=120 update ||
         say "the package lists could not be refreshed; trying those that are here"
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${packages[@]}" >&2 ||
+        apt-get -qq -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@" >&2 ||
         die "could not install $list"
 }
 
@@ -63,6 +67,21 @@ need_coldsnap() {
     need_cargo
     say "installing coldsnap $version below target/peers"
     cargo install --quiet --locked --root target/peers --version $version coldsnap
+}
+
+# aws_clients DIR makes DIR a Python environment with the aws CLI and boto3, unless it is one of these versions.
+aws_clients() {
+    local dir=$1 wanted=(awscli==1.46.2 boto3==1.44.5)
+    [[ $(cat "$dir/made-of" 2>/dev/null) != "${wanted[*]}" ]] || return 0
+    need python3:python3
+    # Debian's Python comes without what makes environments.
+    python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    say "installing ${wanted[*]} into $dir"
+    rm -rf "$dir"
+    python3 -m venv "$dir" || die "cannot make a Python environment in $dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}" >&2 ||
+        die "could not install ${wanted[*]}"
+    echo "${wanted[*]}" >"$dir/made-of"
 }
 
 need_fuse() {

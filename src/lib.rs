@@ -12,13 +12,15 @@
 //!  file name     Exports         a directory of images                      fuse
 //! ```
 //!
+//! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do.
+//!
 //! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
 //! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one
 //! type with a closed set of kinds ([`error`]), mapped to errno and exit codes at the edges only.
 //!
 //! A [`block::Block`] cannot exist unhashed, so whatever reaches a reader was verified on its way. [`durable`]
 //! alone syncs and renames. [`cli`] alone reads arguments and prints; `cli/stack.rs` alone names the concrete
-//! types that stand on each other.
+//! types that stand on each other. [`server`] alone speaks HTTP.
 //!
 //! # Where to add
 //! - *A store*: implement [`store::Store`] in `store/`, give it a world in `tests/it/conformance.rs` and a name in
@@ -26,6 +28,8 @@
 //! - *A verb*: a file in `cli/`, a variant of `Command`, a line in the README.
 //! - *A counter*: a field of [`stats::Stats`]; the statistics file shows it under its name.
 //! - *A partition table*: a module in `partition/`, tried by `read_table`.
+//! - *A fault to rehearse*: a field of [`server::Faults`] and a line in `cli/serve.rs`, which `--help` shows.
+//! - *A parameter or an error of the EBS direct APIs*: `server/wire.rs` names it, `tests/it/serve_limits.rs` holds it.
 //! - *An edge between modules*: a line in `tests/it/layering.rs`, to be argued for.
 
 pub mod block;

@@ -62,7 +62,8 @@ pub enum Access {
 /// How much of everything a server gives to its clients.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at a time; more wait to be accepted. Each takes at most 64 KiB, and a block on its way out.
+    /// Connections at a time; more wait to be accepted. Each takes a head, a small body and a block on its way
+    /// out at most.
     pub connections: usize,
     /// Bytes of a request's line and headers. The longest that means anything has some 3 KiB.
     pub head: usize,

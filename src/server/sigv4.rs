@@ -56,7 +56,7 @@ pub(super) enum Doubt {
     Missing,
     /// What it says about its signature makes no sense.
     Malformed(&'static str),
-    /// Nobody here has that key.
+    /// Nobody here has that key, or its session token is another one.
     UnknownKey,
     /// Too old, or from the future.
     Expired,
@@ -81,7 +81,9 @@ impl Doubt {
         let message = match self {
             Self::Missing => "the request is not signed: this server asks for Signature Version 4",
             Self::Malformed(what) | Self::Mismatch(what) => what,
-            Self::UnknownKey => "the access key is not one of this server's",
+            Self::UnknownKey => {
+                "the access key, or the security token that belongs to it, is not one of this server's"
+            }
             Self::Expired => {
                 "the request was signed more than 15 minutes ago, has expired, or is from the future: compare the clocks"
             }

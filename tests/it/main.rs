@@ -40,6 +40,7 @@ mod program;
 mod remote_faults;
 mod resume;
 mod serve_auth;
+mod serve_aws;
 mod serve_clients;
 mod serve_ec2;
 mod serve_faults;
