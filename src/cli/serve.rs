@@ -43,16 +43,21 @@ pub(super) struct Serve {
 const FAULTS: &str = "\
 Faults, separated by commas:
   latency=50ms        every answer comes so much later
-  error=0.02          this share of requests gets 500 InternalServerException, and is not done
-  throttle=0.05       this share is throttled: 400 RequestThrottledException, 400 ThrottlingException or
-                      503 ServiceUnavailable (EC2: 503 RequestLimitExceeded), and is not done
-  reset=0.01          this share gets no answer and its connection is closed; half of them are done
+  error=0.02          this share of requests gets 500 InternalServerException
+                      and is not done
+  throttle=0.05       this share comes too fast and is not done: 400
+                      RequestThrottledException, 400 ThrottlingException or
+                      503 ServiceUnavailable; EC2's are 503 as well
+  reset=0.01          this share gets no answer and its connection is closed;
+                      half of it is done
   truncate=0.01       this share is done, and the answer ends in the middle
-  corrupt=0.01        this share of requests, where it reads a block, gets it with one bit flipped
+  corrupt=0.01        this share, where it reads a block, gets it with one bit
+                      flipped
   complete-after=5s   a completed snapshot stays pending so long
   token-ttl=5s        how long block tokens are good (7 days)
-  rotate-tokens       each listing of a snapshot voids its older block tokens
-  seed=N              where the lots begin (0); the same seed gives the same sequence
+  rotate-tokens       each list of a snapshot voids its older block tokens
+  seed=N              where the lots begin (0); the same seed gives the same
+                      sequence
 Faults befall only requests that are properly signed.";
 
 /// How long requests under way may take once the server is asked to end.

@@ -216,3 +216,41 @@ fn unsafe_and_senseless_ways_to_start_are_refused() {
     let address = taken.local_addr().unwrap().to_string();
     refused(&["--listen", &address], 1, &["cannot listen", &address]);
 }
+
+#[test]
+fn another_address_is_served_with_a_key_and_a_warning() {
+    let server = Server::start(&["--listen", "0.0.0.0:0"]);
+    let list = Call::get("/snapshots/snap-0/blocks");
+    assert_eq!(server.send(&list).status, 404);
+    let plain = server.send_raw(&list.plain(server.address));
+    assert_eq!(plain.error(), "403 MissingAuthenticationToken");
+    let (_, ran) = server.stop();
+    assert!(ran.err.contains("plain HTTP"), "{ran:?}");
+}
+
+#[test]
+fn no_secret_is_in_the_log_however_much_is_logged() {
+    let server = Server::start(&[]);
+    let id = server.snapshot(&[(0, b'S')]);
+    let token = server.token(&id, 0);
+    let target = format!("/snapshots/{id}/blocks/0?blockToken={token}");
+    let presigned = Call::get(&target).presigned(Duration::from_secs(60));
+    assert_eq!(server.send(&presigned).status, 200);
+    assert_eq!(server.send(&Call::get(&target)).status, 200);
+    let key = server.key();
+    let (_, ran) = server.stop();
+    assert!(
+        ran.err
+            .contains(&format!("GET /snapshots/{id}/blocks/0: 200")),
+        "{ran:?}"
+    );
+    for secret in [
+        &*token,
+        key.secret_access_key(),
+        key.access_key_id(),
+        "X-Amz",
+        "SSSS",
+    ] {
+        assert!(!ran.err.contains(secret), "{secret} is in the log: {ran:?}");
+    }
+}

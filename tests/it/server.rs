@@ -37,8 +37,12 @@ impl Server {
 
     pub(crate) fn start_in(sandbox: Sandbox, options: &[&str]) -> Self {
         let out = sandbox.path("exports");
-        let mut command =
-            sandbox.command(&[&["-v", "serve", "--listen", "127.0.0.1:0"], options].concat());
+        let listen: &[&str] = match options.contains(&"--listen") {
+            true => &[],
+            false => &["--listen", "127.0.0.1:0"],
+        };
+        // Everything is logged, so that what must not be there can be looked for.
+        let mut command = sandbox.command(&[&["-vv", "serve"], listen, options].concat());
         command.stdout(File::create(&out).unwrap());
         let mut running = Running::start_with_stdout(command);
         let printed = || fs::read_to_string(&out).unwrap();
