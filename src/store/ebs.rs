@@ -164,12 +164,17 @@ impl Inner {
     async fn get(&self, id: &SnapshotId, index: BlockIndex) -> Result<Block> {
         let mut call = self.retry.call(self.config.reads);
         loop {
+            // First the place, then the lease: one that waits for a place grows old, and keeps listings waiting.
+            let place = call.enter().await?;
             let lease = self.tokens.lease(id, index).await?;
             lease.page.volume_size.check(index)?;
             let Some(token) = lease.page.token(index) else {
                 return Ok(Block::Zero);
             };
-            let failure = match call.attempt(self.wire.get(id, index, token)).await {
+            let failure = match call
+                .attempt(Some(place), self.wire.get(id, index, token))
+                .await
+            {
                 Ok(block) => return Ok(block),
                 Err(failure) => failure,
             };
@@ -238,7 +243,7 @@ impl Inner {
     async fn info(&self, id: &SnapshotId) -> Result<SnapshotInfo> {
         let mut call = self.retry.call(self.config.reads);
         loop {
-            let failure = match call.attempt(self.ec2.describe(id)).await {
+            let failure = match call.attempt(None, self.ec2.describe(id)).await {
                 Ok(described) => {
                     self.learn(&described.info, described.archived);
                     return Ok(described.info);
@@ -371,7 +376,7 @@ impl Store for EbsStore {
         let mut call = inner.retry.call(inner.config.writes);
         let mut heard = true;
         loop {
-            let Err(failure) = call.attempt(inner.wire.complete(id, seal)).await else {
+            let Err(failure) = call.attempt(None, inner.wire.complete(id, seal)).await else {
                 return Ok(());
             };
             let mut failure = inner.unless_new(id, failure);

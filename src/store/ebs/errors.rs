@@ -82,8 +82,11 @@ impl Asked<'_> {
                     reason: reason(raw.body().bytes().unwrap_or_default()).as_deref(),
                 })
             }
+            // Also where it says no: what it says is not known then.
+            SdkError::ResponseError(_) if find::<hyper::Error>(error).is_some() => {
+                self.cut_short(error)
+            }
             SdkError::ResponseError(response) => match response.raw().status().as_u16() {
-                200..300 if find::<hyper::Error>(error).is_some() => self.cut_short(error),
                 200..300 => {
                     self.corrupt(format!("the answer cannot be understood: {}", told(error)))
                 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::limiter::Limiter;
+use super::limiter::{Limiter, Permit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Remote;
 
@@ -117,7 +117,26 @@ impl Retry {
     {
         let mut call = self.call(limits);
         loop {
-            match call.attempt(attempt()).await {
+            let place = call.enter().await?;
+            match call.attempt(Some(place), attempt()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => call.again(failure).await?,
+            }
+        }
+    }
+
+    /// The same for what others wait for who have their places already: it takes none.
+    pub(super) async fn run_first<T, F>(
+        &self,
+        limits: Limits,
+        attempt: impl Fn() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let mut call = self.call(limits);
+        loop {
+            match call.attempt(None, attempt()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => call.again(failure).await?,
             }
@@ -145,37 +164,38 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Makes one attempt, as soon as there may be another request.
+    /// Waits until there may be another request.
+    pub(super) async fn enter(&self) -> Result<Permit<'_>> {
+        let entered = timeout_at(self.deadline, self.retry.limiter.enter()).await;
+        entered.map_err(|_| self.too_slow(self.limits.deadline).error)
+    }
+
+    /// Makes one attempt.
     pub(super) async fn attempt<T>(
         &self,
+        place: Option<Permit<'_>>,
         work: impl Future<Output = Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
         let counters = &self.retry.counters;
-        let entered = timeout_at(self.deadline, self.retry.limiter.enter()).await;
-        let permit = entered.map_err(|_| self.too_slow(self.limits.deadline))?;
         counters.requests.add(1);
         let end = self.deadline.min(Instant::now() + self.limits.attempt);
         let result = timeout_at(end, work)
             .await
             .unwrap_or_else(|_| Err(self.too_slow(self.limits.attempt)));
-        match &result {
-            Ok(_) => {
-                self.retry.earn();
-                permit.succeeded();
-            }
-            Err(failure) => match failure.verdict {
-                Verdict::Throttled => {
-                    counters.throttles.add(1);
-                    permit.throttled();
-                }
-                Verdict::TimedOut => {
-                    counters.timeouts.add(1);
-                    permit.throttled();
-                }
-                Verdict::Corrupt => counters.corrupt.add(1),
-                Verdict::TokenRefused => counters.relistings.add(1),
-                Verdict::Final | Verdict::Fault | Verdict::Unreachable => {}
-            },
+        let verdict = result.as_ref().err().map(|failure| failure.verdict);
+        match verdict {
+            None => self.retry.earn(),
+            Some(Verdict::Throttled) => counters.throttles.add(1),
+            Some(Verdict::TimedOut) => counters.timeouts.add(1),
+            Some(Verdict::Corrupt) => counters.corrupt.add(1),
+            Some(Verdict::TokenRefused) => counters.relistings.add(1),
+            Some(Verdict::Final | Verdict::Fault | Verdict::Unreachable) => {}
+        }
+        match (place, verdict) {
+            (Some(place), None) => place.succeeded(),
+            // What is too slow may be so because there is too much of it.
+            (Some(place), Some(Verdict::Throttled | Verdict::TimedOut)) => place.throttled(),
+            _ => {}
         }
         result
     }

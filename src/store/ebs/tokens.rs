@@ -202,7 +202,7 @@ impl Tokens {
         let mut paging = Paging::new(from);
         loop {
             let attempt = || self.wire.list(id, from, &paging);
-            let answer = self.retry.run(self.limits, attempt).await?;
+            let answer = self.retry.run_first(self.limits, attempt).await?;
             self.counters.listings.add(1);
             if let Some(page) = paging
                 .take(answer)
