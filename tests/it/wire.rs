@@ -24,6 +24,11 @@ pub(crate) struct Wire {
 impl Wire {
     /// Serves `store`, with these faults.
     pub(crate) fn serve(store: Arc<dyn Store>, faults: Faults) -> Self {
+        Self::serve_at(store, faults, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same where another server has been, say.
+    pub(crate) fn serve_at(store: Arc<dyn Store>, faults: Faults, at: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -39,7 +44,7 @@ impl Wire {
             ))
         });
         let service = Service::new(store, opener, Access::Anyone, faults, Limits::default());
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(at)).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(serve(Arc::new(service.unwrap()), listener, Stop::default()));
         Self {
