@@ -42,7 +42,9 @@ fn an_endless_outage_ends_with_the_deadline_and_reads_work_again_afterwards() {
     block_on(async {
         let (store, remote) = wire.client(config(limits(1500, 500))).await;
         store.get(&id, at(3)).await.unwrap();
-        drop(tokio::task::spawn_blocking(move || drop(wire)).await);
+        tokio::task::spawn_blocking(move || wire.end())
+            .await
+            .unwrap();
         let begin = Instant::now();
         let error = store.get(&id, at(3)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");

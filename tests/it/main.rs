@@ -40,6 +40,7 @@ mod mount_users;
 mod oracle;
 mod peer_coldsnap;
 mod program;
+mod readme;
 mod remote_faults;
 mod resume;
 mod scripted;

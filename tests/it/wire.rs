@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -18,7 +19,7 @@ use tokio::runtime::Runtime;
 /// A server on a runtime of its own, which ends with it.
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
 }
 
 impl Wire {
@@ -49,7 +50,7 @@ impl Wire {
         runtime.spawn(serve(Arc::new(service.unwrap()), listener, Stop::default()));
         Self {
             address,
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
     }
 
@@ -58,8 +59,21 @@ impl Wire {
         client(&self.url(), config).await
     }
 
+    /// Ends the server; its address is free then. Not to be called by a task.
+    pub(crate) fn end(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // Also by a task, which must not wait.
+        self.runtime.take().map_or((), Runtime::shutdown_background);
     }
 }
 
