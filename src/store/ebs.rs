@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::config::access;
@@ -295,21 +295,21 @@ impl Store for EbsStore {
         let inner = &self.inner;
         let mut all = Vec::new();
         let mut next: Option<String> = None;
-        loop {
+        for _ in 0..DESCRIPTIONS {
             let attempt = || inner.ec2.list(next.as_deref());
             let page = inner.retry.run(inner.config.reads, attempt).await?;
             for described in page.snapshots {
                 inner.learn(&described.info, described.archived);
                 all.push(described.info);
             }
-            match page.next {
-                None => break,
-                Some(again) if next.as_ref() == Some(&again) => {
-                    let what = "DescribeSnapshots does not end: the same page follows itself";
-                    return Err(Error::new(ErrorKind::Corrupt, what));
-                }
-                Some(more) => next = Some(more),
+            next = page.next;
+            if next.is_none() {
+                break;
             }
+        }
+        if next.is_some() {
+            let what = "DescribeSnapshots does not end: is this an EC2 endpoint?";
+            return Err(Error::new(ErrorKind::Corrupt, what));
         }
         all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
         Ok(all)
@@ -325,8 +325,7 @@ impl Store for EbsStore {
         self.inner.check_readable(id)?;
         let id = id.clone();
         self.apart(|inner| async move {
-            let deadline = Instant::now() + inner.config.reads.deadline;
-            let page = in_time(deadline, inner.tokens.page(&id, from)).await?;
+            let page = in_time(&inner, inner.tokens.page(&id, from)).await?;
             page.volume_size.check(from)?;
             Ok(page.listing(from))
         })
@@ -342,12 +341,8 @@ impl Store for EbsStore {
     async fn get(&self, id: &SnapshotId, index: BlockIndex) -> Result<Block> {
         self.inner.check_readable(id)?;
         let id = id.clone();
-        self.apart(|inner| async move {
-            // The wait for another reader's listing counts, too; who lists hears the reason a little earlier.
-            let deadline = Instant::now() + inner.config.reads.deadline + GRACE;
-            in_time(deadline, inner.get(&id, index)).await
-        })
-        .await
+        self.apart(|inner| async move { in_time(&inner, inner.get(&id, index)).await })
+            .await
     }
 
     async fn start(&self, new: &NewSnapshot) -> Result<SnapshotInfo> {
@@ -403,11 +398,15 @@ impl Store for EbsStore {
     }
 }
 
-/// How much longer one waits for others.
+/// Pages of 1000 snapshots; an account has 100,000 unless more are asked for.
+const DESCRIPTIONS: usize = 1000;
+
+/// How much longer one waits for another reader's listing than the one who lists, and who hears the reason.
 const GRACE: Duration = Duration::from_secs(1);
 
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout_at(deadline, work).await.unwrap_or_else(|_| {
+async fn in_time<T>(inner: &Inner, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let limit = inner.config.reads.deadline + GRACE;
+    timeout(limit, work).await.unwrap_or_else(|_| {
         let what = "no answer in time: others who wait for the same listing were first";
         Err(Error::new(ErrorKind::Unavailable, what))
     })

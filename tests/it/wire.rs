@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -18,12 +19,17 @@ use tokio::runtime::Runtime;
 /// A server on a runtime of its own, which ends with it.
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
 }
 
 impl Wire {
     /// Serves `store`, with these faults.
     pub(crate) fn serve(store: Arc<dyn Store>, faults: Faults) -> Self {
+        Self::serve_at(store, faults, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same where another server has been, say.
+    pub(crate) fn serve_at(store: Arc<dyn Store>, faults: Faults, at: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -39,12 +45,12 @@ impl Wire {
             ))
         });
         let service = Service::new(store, opener, Access::Anyone, faults, Limits::default());
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(at)).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(serve(Arc::new(service.unwrap()), listener, Stop::default()));
         Self {
             address,
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
     }
 
@@ -53,8 +59,21 @@ impl Wire {
         client(&self.url(), config).await
     }
 
+    /// Ends the server; its address is free then. Not to be called by a task.
+    pub(crate) fn end(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // Also by a task, which must not wait.
+        self.runtime.take().map_or((), Runtime::shutdown_background);
     }
 }
 

@@ -288,3 +288,153 @@ impl Retry {
         budget.retries = (budget.retries + 1.0).min(STOCK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        deadline: Duration::from_secs(120),
+        attempt: Duration::from_secs(30),
+    };
+
+    /// A runtime whose time passes only when all wait.
+    fn in_paused_time(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test);
+    }
+
+    fn retry() -> Retry {
+        Retry::new(64, Arc::default())
+    }
+
+    fn failure(verdict: Verdict) -> Failure {
+        let kind = match verdict {
+            Verdict::Corrupt => ErrorKind::Corrupt,
+            Verdict::Final => ErrorKind::Denied,
+            Verdict::TokenRefused => ErrorKind::Invalid,
+            _ => ErrorKind::Unavailable,
+        };
+        Failure {
+            error: Error::new(kind, "so it is"),
+            verdict,
+        }
+    }
+
+    /// Fails `times`, then succeeds. Returns the result, the attempts, and the time it took.
+    async fn tried(retry: &Retry, verdict: Verdict, times: u32) -> (Result<()>, u32, Duration) {
+        let attempts = AtomicU32::new(0);
+        let begin = Instant::now();
+        let attempt = || async {
+            match attempts.fetch_add(1, Ordering::SeqCst) < times {
+                true => Err(failure(verdict)),
+                false => Ok(()),
+            }
+        };
+        let result = retry.run(LIMITS, attempt).await;
+        (result, attempts.load(Ordering::SeqCst), begin.elapsed())
+    }
+
+    #[test]
+    fn what_is_final_is_not_tried_again() {
+        in_paused_time(async {
+            let (result, attempts, took) = tried(&retry(), Verdict::Final, 1).await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Denied);
+            assert_eq!((attempts, took), (1, Duration::ZERO));
+        });
+    }
+
+    #[test]
+    fn an_outage_of_a_minute_delays_and_an_endless_one_ends_with_the_deadline() {
+        in_paused_time(async {
+            let retry = retry();
+            let begin = Instant::now();
+            let attempt = || async {
+                match begin.elapsed() < Duration::from_secs(60) {
+                    true => Err(failure(Verdict::Unreachable)),
+                    false => Ok(()),
+                }
+            };
+            retry.run(LIMITS, attempt).await.unwrap();
+            // Its end is noticed soon.
+            assert!(begin.elapsed() <= Duration::from_secs(65));
+
+            let (result, attempts, took) = tried(&retry, Verdict::Fault, u32::MAX).await;
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(format!("{error:#}").contains("so it is"));
+            assert!((24..70).contains(&attempts), "{attempts}");
+            assert!(took >= LIMITS.deadline && took < LIMITS.deadline + LONGEST_PAUSE);
+        });
+    }
+
+    #[test]
+    fn corrupt_answers_are_an_error_of_their_own_after_a_few() {
+        in_paused_time(async {
+            let (result, attempts, _) = tried(&retry(), Verdict::Corrupt, u32::MAX).await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(attempts, CORRUPT_ANSWERS);
+            let (result, ..) = tried(&retry(), Verdict::Corrupt, CORRUPT_ANSWERS - 1).await;
+            result.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_refused_token_is_tried_again_at_once_and_then_with_pauses() {
+        in_paused_time(async {
+            let (_, _, took) = tried(&retry(), Verdict::TokenRefused, 1).await;
+            assert_eq!(took, Duration::ZERO);
+            let (_, _, took) = tried(&retry(), Verdict::TokenRefused, 4).await;
+            assert!(took > Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn a_stuck_attempt_does_not_take_the_whole_deadline() {
+        in_paused_time(async {
+            let begin = Instant::now();
+            let attempts = AtomicU32::new(0);
+            let attempt = || async {
+                if attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            };
+            retry().run(LIMITS, attempt).await.unwrap();
+            assert!(begin.elapsed() < LIMITS.attempt + LONGEST_PAUSE);
+        });
+    }
+
+    #[test]
+    fn pauses_double_up_to_five_seconds_and_differ() {
+        for failures in 1..40 {
+            let whole = FIRST_PAUSE * (1 << (failures - 1).min(16));
+            let whole = whole.min(LONGEST_PAUSE);
+            for _ in 0..20 {
+                let pause = pause(failures);
+                assert!(
+                    pause >= whole / 2 && pause <= whole,
+                    "{failures}: {pause:?}"
+                );
+            }
+        }
+        assert!((0..20).any(|_| pause(9) != pause(9)));
+    }
+
+    #[test]
+    fn many_who_fail_at_one_time_are_paced_and_successes_end_that() {
+        in_paused_time(async {
+            let retry = retry();
+            let now = Instant::now();
+            let waits: Vec<_> = (0..700).map(|_| retry.pace(now)).collect();
+            assert_eq!(waits[499], Duration::ZERO);
+            assert_eq!(waits[549], Duration::from_secs(1));
+            assert_eq!(waits[699], Duration::from_secs(4));
+            (0..300).for_each(|_| retry.earn());
+            assert_eq!(retry.pace(now), Duration::ZERO);
+        });
+    }
+}
