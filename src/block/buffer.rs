@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::BLOCK_SIZE;
 
-/// Buffers that wait: 8 MiB, about as many as are on their way at one time.
-const SPARE: usize = 16;
+/// Buffers that wait: 32 MiB, about as many as are on their way at one time from a distant store.
+const SPARE: usize = 64;
 
 /// Guards push and pop.
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
