@@ -73,7 +73,9 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         // Also by a task, which must not wait.
-        self.runtime.take().map_or((), Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

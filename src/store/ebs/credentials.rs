@@ -59,7 +59,7 @@ impl ProvideCredentials for KeptCredentials {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -67,7 +67,7 @@ mod tests {
     #[derive(Debug)]
     struct Provider {
         lives: Vec<u64>,
-        asked: Arc<AtomicU32>,
+        asked: Arc<AtomicUsize>,
     }
 
     impl ProvideCredentials for Provider {
@@ -76,7 +76,7 @@ mod tests {
             Self: 'a,
         {
             let asked = self.asked.fetch_add(1, Ordering::SeqCst);
-            let life = self.lives.get(asked as usize);
+            let life = self.lives.get(asked);
             let given = life.map(|life| {
                 let expiry = SystemTime::now() + Duration::from_secs(*life);
                 Credentials::new("key", "secret", None, Some(expiry), "test")
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn they_are_asked_for_again_only_shortly_before_they_expire() {
-        let asked = Arc::new(AtomicU32::new(0));
+        let asked = Arc::new(AtomicUsize::new(0));
         let provider = Provider {
             lives: vec![200, 3600],
             asked: Arc::clone(&asked),
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_provider_that_fails_leaves_those_that_still_hold() {
-        let asked = Arc::new(AtomicU32::new(0));
+        let asked = Arc::new(AtomicUsize::new(0));
         let lives = vec![200];
         let kept = KeptCredentials::new(SharedCredentialsProvider::new(Provider { lives, asked }));
         let runtime = tokio::runtime::Builder::new_current_thread()
