@@ -112,7 +112,8 @@ impl Opened {
         let opened = EbsStore::open(options, config, Arc::clone(&remote));
         Ok(Self {
             store: Arc::new(runtime.block_on(opened)?),
-            concurrency: config.concurrency,
+            // What the store lets through at one time follows what it measures; this is its most.
+            concurrency: ebs::MOST_REQUESTS,
             remote: Some(remote),
         })
     }

@@ -45,6 +45,7 @@ mod tokens;
 mod wire;
 
 pub use self::config::{Config, Options};
+pub use self::limiter::MAX as MOST_REQUESTS;
 pub use self::retry::Limits;
 
 /// Snapshots in a service that speaks the EBS direct APIs.
@@ -87,7 +88,7 @@ impl EbsStore {
     pub async fn with(aws: &SdkConfig, config: Config, counters: Arc<Remote>) -> Result<Self> {
         let access = access(aws).await?;
         let wire = Arc::new(Wire::new(access.client));
-        let retry = Arc::new(Retry::new(config.concurrency, Arc::clone(&counters)));
+        let retry = Arc::new(Retry::new(config.start, Arc::clone(&counters)));
         let tokens = Tokens::new(
             Arc::clone(&wire),
             Arc::clone(&retry),

@@ -30,8 +30,8 @@ pub struct Options {
 /// How the store talks to the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Requests under way at one time, to begin with: throttles lower it, successes raise it.
-    pub concurrency: usize,
+    /// Requests under way at one time, to begin with: from there on it follows what is measured.
+    pub start: usize,
     /// Of reads and listings.
     pub reads: Limits,
     /// Of puts and all other changes.
@@ -43,8 +43,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // Fills 1 GiB/s at 30 ms, and stays below the 1000 requests a second that an account has.
-            concurrency: 64,
+            // Enough where the service is next door; four round trips make hundreds of it where that helps.
+            start: 16,
             reads: Limits {
                 // Two minutes is what readers wait: they are to hear the reason.
                 deadline: Duration::from_secs(118),

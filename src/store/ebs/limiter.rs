@@ -1,7 +1,9 @@
-//! How many requests are under way at one time: as many as the service takes without throttling (AIMD).
+//! How many requests are under way at one time: as many as bring something, and as the service takes.
 //!
-//! A throttle halves the limit, at most once per round trip: what was sent before the last cut says nothing about
-//! the new limit. As many successes as the limit add one to it.
+//! It begins with a few and doubles as long as that brings more in the same time: 50 ms away it takes hundreds to
+//! fill a processor, and next door a dozen, more of which would only wait for each other. Then it stays, and adds one
+//! at a time where that still helps. A throttle halves it, at most once per round trip: what was sent before the
+//! last cut says nothing about the new limit. It recovers one by one, up to where it was (AIMD).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +11,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Enough for the latency of a distant region; the service throttles long before it would fill a 10 Gbit/s line.
-const MAX: usize = 256;
+pub const MAX: usize = 256;
+
+/// Fewer successes than this do not tell a rate.
+const SAMPLE: u32 = 32;
+
+/// How much more must come through for doubling to be worth it.
+const DOUBLING_GAIN: f64 = 1.25;
+/// And for one more.
+const GAIN: f64 = 1.05;
+/// What is left of the best rate after each measurement that was lower: an hour ago is not now.
+const FADING: f64 = 0.98;
 
 /// A limit that follows what the service takes.
 pub(super) struct Limiter {
@@ -22,7 +34,14 @@ struct State {
     limit: usize,
     /// Permits still out that are to disappear when they come back.
     excess: usize,
-    successes: usize,
+    /// Up to here more is known to help, or to have been taken; none: it doubles.
+    knee: Option<usize>,
+    /// Requests a second, at best.
+    best: f64,
+    successes: u32,
+    since: Instant,
+    /// Whether someone had to wait since then: only then does a rate say something about the limit.
+    full: bool,
     cut: Option<Instant>,
 }
 
@@ -33,7 +52,11 @@ impl Limiter {
         let state = State {
             limit,
             excess: 0,
+            knee: None,
+            best: 0.0,
             successes: 0,
+            since: Instant::now(),
+            full: false,
             cut: None,
         };
         Self {
@@ -44,6 +67,9 @@ impl Limiter {
 
     /// Waits for its turn; the request is to begin then.
     pub(super) async fn enter(&self) -> Permit<'_> {
+        if self.free.available_permits() == 0 {
+            self.state().full = true;
+        }
         Permit {
             limiter: self,
             // The semaphore is never closed.
@@ -56,9 +82,52 @@ impl Limiter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets another limit.
+    fn limit_to(&self, state: &mut State, limit: usize) {
+        let limit = limit.clamp(1, MAX);
+        if limit < state.limit {
+            state.excess += state.limit - limit;
+            state.excess -= self.free.forget_permits(state.excess);
+        } else {
+            // Those that were to disappear may stay.
+            let more = limit - state.limit;
+            let stay = more.min(state.excess);
+            state.excess -= stay;
+            self.free.add_permits(more - stay);
+        }
+        state.limit = limit;
+    }
+
     #[cfg(test)]
     fn limit(&self) -> usize {
         self.state().limit
+    }
+}
+
+impl State {
+    /// Begins another measurement.
+    fn measure(&mut self) {
+        self.successes = 0;
+        self.since = Instant::now();
+        self.full = false;
+    }
+
+    /// The limit that a measured rate asks for.
+    fn next(&mut self, rate: f64) -> usize {
+        let gain = |factor| rate > self.best * factor;
+        let limit = match self.knee {
+            None if gain(DOUBLING_GAIN) && self.limit < MAX => self.limit * 2,
+            None => {
+                // The last doubling brought nothing.
+                let knee = self.limit.div_ceil(2);
+                self.knee = Some(knee);
+                knee
+            }
+            Some(knee) if self.limit < knee || gain(GAIN) => self.limit + 1,
+            Some(_) => self.limit,
+        };
+        self.best = rate.max(self.best * FADING);
+        limit
     }
 }
 
@@ -74,17 +143,16 @@ impl Permit<'_> {
     pub(super) fn succeeded(self) {
         let mut state = self.limiter.state();
         state.successes += 1;
-        if state.successes < state.limit {
+        let limit = u32::try_from(state.limit).unwrap_or(u32::MAX);
+        if state.successes < limit.max(SAMPLE) {
             return;
         }
-        state.successes = 0;
-        if state.limit < MAX {
-            state.limit += 1;
-            match state.excess.checked_sub(1) {
-                Some(fewer) => state.excess = fewer,
-                None => self.limiter.free.add_permits(1),
-            }
+        if state.full {
+            let rate = f64::from(state.successes) / state.since.elapsed().as_secs_f64().max(1e-6);
+            let limit = state.next(rate);
+            self.limiter.limit_to(&mut state, limit);
         }
+        state.measure();
     }
 
     /// The service, or the way to it, has too much to do.
@@ -93,13 +161,12 @@ impl Permit<'_> {
         if state.cut.is_some_and(|cut| self.since < cut) {
             return;
         }
-        let less = state.limit / 2;
-        state.limit -= less;
-        state.excess += less;
-        state.successes = 0;
+        // It was taken so far; how much more would be is found out one by one.
+        state.knee = Some(state.limit.max(state.knee.unwrap_or(0)));
+        let half = state.limit.div_ceil(2);
+        self.limiter.limit_to(&mut state, half);
+        state.measure();
         state.cut = Some(Instant::now());
-        let taken = self.limiter.free.forget_permits(state.excess);
-        state.excess -= taken;
     }
 }
 
@@ -119,7 +186,8 @@ impl Drop for Permit<'_> {
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::advance;
+    use futures_util::{StreamExt as _, stream};
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -151,19 +219,65 @@ mod tests {
         });
     }
 
+    /// Requests to a service that answers after `latency`, and one in two milliseconds at most.
+    async fn use_service(limiter: &Limiter, requests: usize, latency: Duration) {
+        let turns = tokio::sync::Mutex::new(());
+        let one = |_| async {
+            let permit = limiter.enter().await;
+            sleep(latency).await;
+            let turn = turns.lock().await;
+            sleep(Duration::from_millis(2)).await;
+            drop(turn);
+            permit.succeeded();
+        };
+        // More want to than ever can.
+        stream::iter(0..requests)
+            .for_each_concurrent(2 * MAX, one)
+            .await;
+    }
+
     #[test]
-    fn a_limit_of_successes_adds_one_and_it_recovers_to_the_maximum() {
+    fn a_distant_service_gets_as_many_as_fill_the_line() {
         in_paused_time(async {
-            let limiter = Limiter::new(4);
-            for _ in 0..4 {
-                limiter.enter().await.succeeded();
+            let limiter = Limiter::new(16);
+            use_service(&limiter, 3000, Duration::from_millis(300)).await;
+            // 150 are answered while one is on its way.
+            assert!(limiter.limit() >= 128, "{}", limiter.limit());
+        });
+    }
+
+    #[test]
+    fn one_next_door_gets_a_few() {
+        in_paused_time(async {
+            let limiter = Limiter::new(16);
+            use_service(&limiter, 10_000, Duration::from_millis(1)).await;
+            assert!(limiter.limit() <= 24, "{}", limiter.limit());
+        });
+    }
+
+    #[test]
+    fn it_recovers_from_a_throttle_one_by_one() {
+        in_paused_time(async {
+            let limiter = Limiter::new(64);
+            limiter.enter().await.throttled();
+            assert_eq!(limiter.limit(), 32);
+            use_service(&limiter, 33, Duration::from_millis(1)).await;
+            assert_eq!(limiter.limit(), 33);
+            use_service(&limiter, 3000, Duration::from_millis(1)).await;
+            assert!((64..80).contains(&limiter.limit()), "{}", limiter.limit());
+        });
+    }
+
+    #[test]
+    fn who_asks_for_little_changes_nothing() {
+        in_paused_time(async {
+            let limiter = Limiter::new(16);
+            for _ in 0..1000 {
+                let permit = limiter.enter().await;
+                sleep(Duration::from_millis(1)).await;
+                permit.succeeded();
             }
-            assert_eq!(limiter.limit(), 5);
-            for _ in 0..MAX * MAX {
-                limiter.enter().await.succeeded();
-            }
-            assert_eq!(limiter.limit(), MAX);
-            assert_eq!(limiter.free.available_permits(), MAX);
+            assert_eq!(limiter.limit(), 16);
         });
     }
 
