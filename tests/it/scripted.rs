@@ -1,6 +1,6 @@
 //! A server that answers what a test tells it to, bytes for bytes: it does not know HTTP from anything else.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -64,12 +64,19 @@ fn serve(mut stream: TcpStream, requests: &AtomicUsize, answer: &dyn Fn(&str) ->
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut first = String::new();
     let mut line = String::new();
+    let mut body = 0;
     while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
         if first.is_empty() {
             first.clone_from(&line);
         }
+        let header = line.to_ascii_lowercase();
+        if let Some(length) = header.strip_prefix("content-length:") {
+            body = length.trim().parse().unwrap();
+        }
         line.clear();
     }
+    // A connection that is closed with something unread in it loses the answer.
+    drop(io::copy(&mut reader.take(body), &mut io::sink()));
     if first.is_empty() {
         return;
     }
