@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
-use crate::measure::{cpu_time, in_turn, time};
+use crate::measure::{cpu_time, in_turn, time, warm_memory};
 use crate::setup::{MIB, PROGRAM, Scratch, write_image};
 use crate::table::Row;
 
@@ -89,6 +89,7 @@ impl Case<'_> {
     /// A run that writes to a file which is not there before, and not after.
     fn to_file(&self, command: &mut Command) -> Duration {
         let target = self.scratch.path("out.img");
+        warm_memory(self.plan.remote_mib + 512);
         let taken = time(command.arg(&target)).0;
         fs::remove_file(target).unwrap();
         taken
