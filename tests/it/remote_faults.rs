@@ -12,8 +12,8 @@ use crate::images::{BLOCK, Disk, GIB, Random};
 use crate::serving::Server;
 use crate::world::{Mount, World, finish};
 
-/// Everything at once. Latency is what makes the rest last.
-const FAULTS: &str = "latency=200ms,error=0.1,throttle=0.1,truncate=0.05,reset=0.05,corrupt=0.01,\
+/// Everything at once, errors and throttles in a tenth of all requests. Latency is what makes the rest last.
+const FAULTS: &str = "latency=200ms,error=0.05,throttle=0.05,truncate=0.05,reset=0.05,corrupt=0.01,\
     token-ttl=2s,rotate-tokens,seed=7";
 
 /// How many read at one time: nobody reads ahead yet, and each block takes a few round trips.

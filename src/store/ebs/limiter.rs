@@ -115,6 +115,16 @@ impl State {
         self.full = false;
     }
 
+    /// After how many successes to look at the limit.
+    fn sample(&self) -> u32 {
+        let round = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        match self.knee {
+            // No rate is asked for where it only recovers.
+            Some(knee) if self.limit < knee => round,
+            _ => round.max(SAMPLE),
+        }
+    }
+
     /// The limit that a measured rate asks for.
     fn next(&mut self, rate: f64) -> usize {
         let gain = |factor| rate > self.best * factor;
@@ -145,8 +155,7 @@ impl Permit<'_> {
     pub(super) fn succeeded(self) {
         let mut state = self.limiter.state();
         state.successes += 1;
-        let limit = u32::try_from(state.limit).unwrap_or(u32::MAX);
-        if state.successes < limit.max(SAMPLE) {
+        if state.successes < state.sample() {
             return;
         }
         if state.full {
