@@ -324,9 +324,9 @@ impl NewSnapshot {
             }
         }
         let token = &self.client_token;
-        if !(1..=64).contains(&token.len()) || !token.bytes().all(|c| matches!(c, b' '..=b'~')) {
+        if !(1..=64).contains(&token.len()) || !token.bytes().all(|c| c.is_ascii_graphic()) {
             return invalid(format!(
-                "client token {token:?}: it must be 1 to 64 printable ASCII characters"
+                "client token {token:?}: it must be 1 to 64 printable ASCII characters, none of them blank"
             ));
         }
         if let Some(encryption) = &self.encryption {
@@ -502,7 +502,7 @@ mod tests {
             (
                 false,
                 NewSnapshot {
-                    client_token: "\n".into(),
+                    client_token: "a b".into(),
                     ..good()
                 },
             ),

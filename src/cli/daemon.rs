@@ -9,6 +9,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use super::{Outcome, Stop, tell};
 use crate::durable;
@@ -19,6 +22,9 @@ pub(super) const DETACHED: &str = "EBSFS_INTERNAL_DETACHED";
 
 /// What it writes once the mount answers. Anything else is an exit code, a line feed and the reason.
 const READY: &str = "ready";
+
+/// After so long without a verdict the user is told that there is none.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts this program again as a daemon and waits until it is mounted or has failed.
 pub(super) fn start(log: Option<File>) -> Outcome {
@@ -34,6 +40,12 @@ pub(super) fn start(log: Option<File>) -> Outcome {
         .spawn()
         .map_err(|e| Error::from(e).context("cannot start the daemon"))?;
     let mut verdict = String::new();
+    let (_done, waiting) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tell("the store has not answered yet, still trying; the log says why (-v names it)");
+        }
+    });
     if let Some(mut stdout) = daemon.stdout.take() {
         stdout
             .read_to_string(&mut verdict)

@@ -73,8 +73,20 @@ impl Serve {
             return Err(Error::new(ErrorKind::Invalid, what).into());
         }
         let (access, key) = self.access()?;
+        // A forgotten option must not hand the user's AWS account on.
+        if common.store.as_deref().is_none_or(str::is_empty) {
+            let what = "name the store to serve with --store DIR";
+            return Err(Error::new(ErrorKind::Invalid, what).into());
+        }
         let runtime = stack::runtime()?;
-        let opened = stack::create_store(common, &runtime)?;
+        let opened = match stack::open_store(common, &runtime) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let made = stack::create_store(common, &runtime)?;
+                tell("there was no store: it is made now, and empty");
+                made
+            }
+            opened => opened?,
+        };
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
         let opener = stack::source_opener(store, &cache);

@@ -88,7 +88,11 @@ impl EbsStore {
     pub async fn with(aws: &SdkConfig, config: Config, counters: Arc<Remote>) -> Result<Self> {
         let access = access(aws).await?;
         let wire = Arc::new(Wire::new(access.client));
-        let retry = Arc::new(Retry::new(config.start, Arc::clone(&counters)));
+        let retry = Arc::new(Retry::new(
+            access.identity.clone(),
+            config.start,
+            Arc::clone(&counters),
+        ));
         let tokens = Tokens::new(
             Arc::clone(&wire),
             Arc::clone(&retry),

@@ -68,6 +68,8 @@ fn a_read_needs_one_listing_as_long_as_the_tokens_hold() {
     let (wire, id) = served("seed=1");
     block_on(async {
         let (store, remote) = wire.client(Config::default()).await;
+        // A listing tells of what lies behind where it begins; this one begins at the start.
+        assert_reads(&*store, &id, 0).await;
         read_by_many(&*store, &id, 8, 24).await;
         assert_eq!(remote.listings.get(), 1);
         assert_eq!(remote.relistings.get(), 0);

@@ -42,6 +42,7 @@ mod peer_coldsnap;
 mod program;
 mod readme;
 mod remote_faults;
+mod remote_mount;
 mod resume;
 mod scripted;
 mod serve_auth;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_ebs::Client;
@@ -72,7 +73,11 @@ pub(super) async fn load(options: &Options) -> SdkConfig {
         loader = loader.region(Region::new(region.clone()));
     }
     if let Some(profile) = &options.profile {
-        loader = loader.profile_name(profile);
+        // Said on the command line it goes before keys in the environment, as in the aws CLI.
+        let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile);
+        loader = loader
+            .profile_name(profile)
+            .credentials_provider(credentials.build());
     }
     if let Some(url) = &options.endpoint_url {
         loader = loader.endpoint_url(url);
@@ -105,6 +110,7 @@ pub(super) async fn access(config: &SdkConfig) -> Result<Access> {
         error.context("cannot reach AWS (a local store is named with --store DIR)")
     })?;
     let endpoint = endpoint_url(config, "EBS");
+    endpoint.as_deref().map_or(Ok(()), check_url)?;
     let identity = match &endpoint {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("aws:{}:{region}", partition(&region)),
@@ -124,6 +130,19 @@ pub(super) async fn access(config: &SdkConfig) -> Result<Access> {
         region,
         identity,
     })
+}
+
+/// `Invalid` unless requests can be sent there at all.
+fn check_url(url: &str) -> Result<()> {
+    let uri: Option<http::Uri> = url.parse().ok();
+    let good = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+    });
+    if good {
+        return Ok(());
+    }
+    let what = format!("the endpoint {url:?} is no URL of a service: write http(s)://HOST[:PORT]");
+    Err(Error::new(ErrorKind::Invalid, what))
 }
 
 fn no_provider() -> Error {

@@ -195,6 +195,8 @@ impl Asked<'_> {
                 401 | 403 => (Verdict::Final, ErrorKind::Denied),
                 404 => (Verdict::Final, ErrorKind::NotFound),
                 429 | 503 => (Verdict::Throttled, ErrorKind::Unavailable),
+                // No server of these APIs.
+                501 | 505 => (Verdict::Final, ErrorKind::Unsupported),
                 408 | 500.. => (Verdict::Fault, ErrorKind::Unavailable),
                 _ => (Verdict::Final, ErrorKind::Invalid),
             },
@@ -234,6 +236,9 @@ impl Asked<'_> {
             },
             (ErrorKind::Unavailable, "ServiceQuotaExceededException") => {
                 "complete or delete pending snapshots, or have the quota raised".to_owned()
+            }
+            (ErrorKind::Unsupported, _) if refusal.status >= 500 => {
+                "nothing there speaks the EBS direct APIs: correct the endpoint URL".to_owned()
             }
             (ErrorKind::Unsupported, _) => {
                 "a redirect is not followed, as it would take the credentials elsewhere: correct the region or the endpoint URL".to_owned()

@@ -71,7 +71,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Corrupt answers to one call in a row. With one answer in ten corrupt, one call in a hundred million fails.
 const CORRUPT_ANSWERS: u32 = 8;
-/// How often it is said that nobody answers.
+/// How long a call may fail before that is said.
+const WARN_AFTER: Duration = Duration::from_secs(5);
+/// How often it is said.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Sends requests again; one for all calls of a store.
@@ -79,15 +81,18 @@ pub(super) struct Retry {
     limiter: Limiter,
     budget: Mutex<Budget>,
     warned: Mutex<Option<Instant>>,
+    /// What is asked, for warnings.
+    service: String,
     counters: Arc<Remote>,
 }
 
 impl Retry {
-    pub(super) fn new(concurrency: usize, counters: Arc<Remote>) -> Self {
+    pub(super) fn new(service: String, concurrency: usize, counters: Arc<Remote>) -> Self {
         Self {
             limiter: Limiter::new(concurrency),
             budget: Mutex::new(Budget::new()),
             warned: Mutex::default(),
+            service,
             counters,
         }
     }
@@ -147,7 +152,7 @@ impl Retry {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
-            log::warn!("{error:#}; still trying");
+            log::warn!("{}: {error:#}; still trying", self.service);
         }
     }
 }
@@ -216,8 +221,12 @@ impl Call<'_> {
             Verdict::Final => return Err(error),
             Verdict::Corrupt => self.corrupt += 1,
             Verdict::TokenRefused => self.refused += 1,
-            Verdict::Unreachable => self.retry.warn(&error),
-            Verdict::Throttled | Verdict::TimedOut | Verdict::Fault => {}
+            Verdict::Unreachable | Verdict::TimedOut => self.retry.warn(&error),
+            // Now and then they are nothing to speak of.
+            Verdict::Throttled | Verdict::Fault if self.start.elapsed() >= WARN_AFTER => {
+                self.retry.warn(&error);
+            }
+            Verdict::Throttled | Verdict::Fault => {}
         }
         if self.corrupt >= CORRUPT_ANSWERS {
             return Err(error.context(format!("{} corrupt answers in a row", self.corrupt)));
@@ -308,7 +317,7 @@ mod tests {
     }
 
     fn retry() -> Retry {
-        Retry::new(64, Arc::default())
+        Retry::new("the service".into(), 64, Arc::default())
     }
 
     fn failure(verdict: Verdict) -> Failure {
