@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::fuse::{Export, Exports};
 use crate::partition::{Partition, Slice, read_table};
 use crate::read_at::{DEADLINE, ReadAt, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
 use crate::stats::Stats;
-use crate::store::Store;
+use crate::store::{Store, check_readable};
 
 /// A snapshot's bytes, and where what happens to them is counted.
 pub type Opened = (Arc<dyn ReadAt>, Arc<Stats>);
@@ -88,18 +88,7 @@ impl Catalog {
             return Ok(Arc::clone(disk));
         }
         let info = self.wait(self.store.info(id))?;
-        match info.status {
-            Status::Completed => {}
-            Status::Pending | Status::Error => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!(
-                        "{id} is {}: only a completed snapshot can be mounted",
-                        info.status
-                    ),
-                ));
-            }
-        }
+        check_readable(id, info.status)?;
         let (data, stats) = (self.open)(&info);
         let whole = Arc::new(Export {
             name: format!("{id}.img"),

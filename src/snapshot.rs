@@ -38,7 +38,7 @@ pub fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     // Requests of up to 256 bytes are never cut short.
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 impl FromStr for SnapshotId {

@@ -99,8 +99,8 @@ fn no_such_snapshot(id: &SnapshotId) -> Error {
     )
 }
 
-/// Checks that a snapshot in state `status` can be read.
-fn check_readable(id: &SnapshotId, status: Status) -> Result<()> {
+/// `Invalid` unless a snapshot in state `status` can be read.
+pub fn check_readable(id: &SnapshotId, status: Status) -> Result<()> {
     match status {
         Status::Completed => Ok(()),
         Status::Pending => Err(Error::new(

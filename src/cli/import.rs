@@ -20,7 +20,7 @@ use crate::snapshot::{
     Encryption, NewSnapshot, SnapshotId, SnapshotInfo, Status, Tags, VolumeSize,
 };
 use crate::source::{BlockSource, RawSource};
-use crate::store::Store;
+use crate::store::{Store, check_readable};
 use crate::upload::{Config, Journal, Known, Upload, until_readable};
 
 #[derive(Args)]
@@ -237,13 +237,8 @@ fn open_journal(checkpoint: &Checkpoint, id: &SnapshotId) -> (Journal, Known) {
 /// The parent, which must be completed.
 async fn readable_parent(store: &dyn Store, id: &SnapshotId) -> Result<SnapshotInfo> {
     let info = store.info(id).await?;
-    match info.status {
-        Status::Completed => Ok(info),
-        status => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{id} is {status}: only a completed snapshot can be a parent"),
-        )),
-    }
+    check_readable(id, info.status).map_err(|e| e.context("the parent cannot be used"))?;
+    Ok(info)
 }
 
 fn tell_padding(path: &Path, source: &RawSource) {

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::Opener;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::snapshot::{Seal, SnapshotId, SnapshotInfo, Status};
 use crate::source::BlockSource;
-use crate::store::Store;
+use crate::store::{Store, check_readable};
 
 /// Snapshots open at a time. One takes little; its blocks are the cache's.
 const OPEN: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -95,11 +95,10 @@ impl Snapshots {
 
     /// `Invalid` while a completed snapshot is still shown as pending.
     pub(super) fn check_not_delayed(&self, id: &SnapshotId) -> Result<()> {
-        if !self.is_delayed(id) {
-            return Ok(());
+        match self.is_delayed(id) {
+            true => check_readable(id, Status::Pending),
+            false => Ok(()),
         }
-        let what = format!("{id} is still pending: only a completed snapshot can be used");
-        Err(Error::new(ErrorKind::Invalid, what))
     }
 
     /// A completed snapshot; `Invalid` for others.
@@ -116,17 +115,7 @@ impl Snapshots {
                 return Err(e);
             }
         };
-        match info.status {
-            Status::Completed => {}
-            Status::Pending => {
-                let what = format!("{id} is still pending: only a completed snapshot can be read");
-                return Err(Error::new(ErrorKind::Invalid, what));
-            }
-            Status::Error => {
-                let what = format!("{id} was not completed before its timeout and is lost");
-                return Err(Error::new(ErrorKind::Invalid, what));
-            }
-        }
+        check_readable(id, info.status)?;
         let mut open = locked(&self.open);
         if let Some(open) = open.get_mut(id) {
             open.looked_up = Instant::now();

@@ -4,7 +4,6 @@
 //! restart voids all of them, which clients take as they take an expired one: they list again.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +86,7 @@ impl Tokens {
         let mut token = listing.expiry.to_be_bytes().to_vec();
         token.extend(listing.number.to_be_bytes());
         token.extend(self.block_mac(listing, index));
-        hex(&token)
+        hex::encode(&token)
     }
 
     /// Whether `token` opens block `index` of `id` now.
@@ -121,7 +120,7 @@ impl Tokens {
         let mut token = expiry.to_be_bytes().to_vec();
         token.extend(self.page_mac(expiry, bound, cursor));
         token.extend(cursor);
-        hex(&token)
+        hex::encode(&token)
     }
 
     /// Where `token` goes on with that request; none if it belongs to another one or is no longer good.
@@ -183,31 +182,8 @@ fn split_expiry(token: Vec<u8>) -> Option<(i64, Vec<u8>)> {
 }
 
 /// Hexadecimal, because base64's `+` becomes a blank in a query that is not encoded with care.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() > MAX_TOKEN || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |c: u8| {
-        char::from(c)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect()
+    hex::decode(text).ok().filter(|_| text.len() <= MAX_TOKEN)
 }
 
 #[cfg(test)]

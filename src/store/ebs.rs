@@ -3,7 +3,7 @@
 //! ```text
 //! EbsStore    what the trait promises        ebs.rs
 //!   tokens    listings kept, block tokens    ebs/tokens.rs, page.rs
-//!   retry     when to send again             ebs/retry.rs, limiter.rs, errors.rs
+//!   retry     when to send again             ebs/retry.rs, budget.rs, limiter.rs, errors.rs
 //!   wire, ec2 one request, one answer        ebs/wire.rs, ec2.rs, body.rs
 //!   config    where, and who asks            ebs/config.rs, credentials.rs
 //! ```
@@ -34,6 +34,7 @@ use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, Status, Volum
 use crate::stats::Remote;
 
 mod body;
+mod budget;
 mod config;
 mod credentials;
 mod ec2;

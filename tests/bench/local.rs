@@ -93,20 +93,8 @@ fn memory(plan: &Plan, scratch: &Scratch) -> Row {
         &mount.path.join(format!("{id}.img")),
         u64::from(plan.memory_gib) * 1024,
     );
-    let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    Row {
-        name: format!("memory after {} GiB, MiB", plan.memory_gib),
-        ours: peak / 1024,
-        floor: plan.cache_mib + 64,
-        ratios: vec![(peak / 1024) as f64 / (plan.cache_mib + 64) as f64],
-        bar: 1.0,
-        less_is_better: true,
-    }
+    let name = format!("memory after {} GiB, MiB", plan.memory_gib);
+    Row::wanted(&name, &[mount.peak_mib()], plan.cache_mib + 64, true)
 }
 
 /// A dense snapshot of `gib` GiB, quickly: 1024 different blocks over and over.

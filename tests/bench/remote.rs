@@ -117,17 +117,10 @@ impl Case<'_> {
         let fetch = || cpu_time(self.ebsfs().args(["export", self.id, "-"]));
         fetch();
         let gib = self.plan.remote_mib as f64 / 1024.0;
-        let allowed = 1200;
         let taken = (0..self.plan.remote_rounds).map(|_| fetch().as_secs_f64() * 1000.0 / gib);
         let taken: Vec<f64> = taken.collect();
-        Row {
-            name: "client's processor time of a fetch, ms/GiB".into(),
-            ours: crate::measure::median(taken.clone()) as u64,
-            floor: allowed,
-            ratios: taken.iter().map(|ms| ms / allowed as f64).collect(),
-            bar: 1.0,
-            less_is_better: true,
-        }
+        let name = "client's processor time of a fetch, ms/GiB";
+        Row::wanted(name, &taken, 1200, true)
     }
 }
 
@@ -153,15 +146,8 @@ fn cached_blocks(plan: &Plan, scratch: &Scratch, store: &Path, id: &str) -> Row 
     let rates: Vec<f64> = (0..plan.remote_rounds.max(3))
         .map(|_| fetch_all())
         .collect();
-    let wanted = 2048;
-    Row {
-        name: "cached blocks to four connections, MiB/s".into(),
-        ours: crate::measure::median(rates.clone()) as u64,
-        floor: wanted,
-        ratios: rates.iter().map(|rate| rate / wanted as f64).collect(),
-        bar: 1.0,
-        less_is_better: false,
-    }
+    let name = "cached blocks to four connections, MiB/s";
+    Row::wanted(name, &rates, 2048, false)
 }
 
 /// The paths of all blocks of a snapshot, with their tokens.

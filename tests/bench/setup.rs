@@ -99,7 +99,17 @@ impl MountPoint {
         Self { path }
     }
 
-    pub(crate) fn pid(&self) -> u64 {
+    /// The most memory that its daemon ever had.
+    pub(crate) fn peak_mib(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    }
+
+    fn pid(&self) -> u64 {
         let text = fs::read_to_string(self.path.join(".ebsfs/mount.json")).unwrap();
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["pid"]
             .as_u64()

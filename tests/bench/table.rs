@@ -10,14 +10,14 @@ use crate::measure::median;
 
 /// One line of the table. Rates are MiB/s, memory is MiB.
 pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) ours: u64,
-    pub(crate) floor: u64,
+    name: String,
+    ours: u64,
+    floor: u64,
     /// Ours beside the floor: of rates, the ratio of each round.
-    pub(crate) ratios: Vec<f64>,
-    pub(crate) bar: f64,
+    ratios: Vec<f64>,
+    bar: f64,
     /// Whether the ratio must stay below the bar instead of above it.
-    pub(crate) less_is_better: bool,
+    less_is_better: bool,
 }
 
 impl Row {
@@ -43,6 +43,18 @@ impl Row {
                 .collect(),
             bar,
             less_is_better: false,
+        }
+    }
+
+    /// A row of measurements in a unit, beside the one that is wanted.
+    pub(crate) fn wanted(name: &str, ours: &[f64], wanted: u64, less_is_better: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            ours: median(ours.to_vec()) as u64,
+            floor: wanted,
+            ratios: ours.iter().map(|one| one / wanted as f64).collect(),
+            bar: 1.0,
+            less_is_better,
         }
     }
 

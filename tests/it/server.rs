@@ -2,7 +2,6 @@
 //! client library stands in between. Requests are signed by AWS's own signer, not by ours.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
@@ -19,6 +18,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::program::{Ran, Running, Sandbox, wait_until};
+use crate::serving::listening;
 
 /// `ebsfs serve` in a sandbox of its own. Killed when dropped.
 pub(crate) struct Server {
@@ -42,20 +42,10 @@ impl Server {
             false => &["--listen", "127.0.0.1:0"],
         };
         // Everything is logged, so that what must not be there can be looked for.
-        let mut command = sandbox.command(&[&["-vv", "serve"], listen, options].concat());
-        command.stdout(File::create(&out).unwrap());
-        let mut running = Running::start_with_stdout(command);
-        let printed = || fs::read_to_string(&out).unwrap();
-        if !running.until(|| printed().ends_with('\n')) {
-            panic!("it ended: {:?}", running.finish());
-        }
-        let exports: BTreeMap<_, _> = printed()
-            .lines()
-            .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        let url = exports.get("AWS_ENDPOINT_URL").expect("an address");
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let command = sandbox.command(&[&["-vv", "serve"], listen, options].concat());
+        let (running, exports) = listening(command, &out);
+        let address = exports["AWS_ENDPOINT_URL"].strip_prefix("http://");
+        let address = address.unwrap().parse().unwrap();
         Self {
             sandbox,
             running,

@@ -1,5 +1,6 @@
 //! `ebsfs serve` on the store of a test's directory, and what makes any AWS client use it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +10,21 @@ use crate::program::Running;
 /// Any key pair does: server and clients are given the same file.
 const CREDENTIALS: &str = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\n\
     aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n";
+
+/// Starts a server, and waits until it listens; what it prints for a shell goes to the file `out`.
+pub(crate) fn listening(mut command: Command, out: &Path) -> (Running, BTreeMap<String, String>) {
+    command.stdout(File::create(out).unwrap());
+    let mut running = Running::start_with_stdout(command);
+    let printed = || fs::read_to_string(out).unwrap();
+    if !running.until(|| printed().ends_with('\n')) {
+        panic!("the server ended: {:?}", running.finish());
+    }
+    let export = |line: &str| {
+        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    (running, printed().lines().filter_map(export).collect())
+}
 
 /// A server, killed when dropped.
 pub(crate) struct Server {
@@ -36,26 +52,17 @@ impl Server {
             .arg(&credentials)
             .args(options)
             .current_dir(dir)
-            .env_remove("RUST_LOG")
-            .stdout(File::create(printed.path()).unwrap());
-        let mut running = Running::start_with_stdout(command);
-        let mut address = None;
-        let listens = running.until(|| {
-            let text = fs::read_to_string(printed.path()).unwrap();
-            let after = text.split_once("http://").map(|(_, after)| after);
-            // All of the line is there once its end is.
-            address = after.and_then(|after| Some(after.split_once('\n')?.0.to_owned()));
-            address.is_some()
-        });
-        assert!(listens, "the server ended: {:?}", running.finish());
-        let address = address.unwrap();
+            .env_remove("RUST_LOG");
+        let (running, exports) = listening(command, printed.path());
+        let url = exports["AWS_ENDPOINT_URL"].clone();
+        let address = url.strip_prefix("http://").unwrap().to_owned();
         let environment = [
             ("AWS_SHARED_CREDENTIALS_FILE", credentials.to_str().unwrap()),
             ("AWS_CONFIG_FILE", "/dev/null"),
             ("AWS_REGION", "us-east-1"),
             ("AWS_DEFAULT_REGION", "us-east-1"),
             ("AWS_EC2_METADATA_DISABLED", "true"),
-            ("AWS_ENDPOINT_URL", &format!("http://{address}")),
+            ("AWS_ENDPOINT_URL", &url),
         ];
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Self {

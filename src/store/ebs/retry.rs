@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::budget::Budget;
 use super::limiter::{Limiter, Permit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Remote;
@@ -69,7 +70,7 @@ pub struct Limits {
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// No pause is longer, so that an outage that ends is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Corrupt answers to one call in a row. With one answer in ten corrupt, one call in a hundred million fails.
+/// Corrupt answers to one call. With one answer in ten corrupt, one call in a hundred million fails.
 const CORRUPT_ANSWERS: u32 = 8;
 /// How long a call may fail before that is said.
 const WARN_AFTER: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Sends requests again; one for all calls of a store.
 pub(super) struct Retry {
     limiter: Limiter,
-    budget: Mutex<Budget>,
+    budget: Budget,
     warned: Mutex<Option<Instant>>,
     /// What is asked, for warnings.
     service: String,
@@ -90,7 +91,7 @@ impl Retry {
     pub(super) fn new(service: String, concurrency: usize, counters: Arc<Remote>) -> Self {
         Self {
             limiter: Limiter::new(concurrency),
-            budget: Mutex::new(Budget::new()),
+            budget: Budget::new(),
             warned: Mutex::default(),
             service,
             counters,
@@ -111,7 +112,7 @@ impl Retry {
         }
     }
 
-    /// The result of the first attempt that succeeds.
+    /// The result of the first attempt that succeeds; each takes its place among the requests under way.
     pub(super) async fn run<T, F>(
         &self,
         limits: Limits,
@@ -120,14 +121,7 @@ impl Retry {
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
-        let mut call = self.call(limits);
-        loop {
-            let place = call.enter().await?;
-            match call.attempt(Some(place), attempt()).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => call.again(failure).await?,
-            }
-        }
+        self.call(limits).until_done(true, attempt).await
     }
 
     /// The same for what others wait for who have their places already: it takes none.
@@ -139,13 +133,7 @@ impl Retry {
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
-        let mut call = self.call(limits);
-        loop {
-            match call.attempt(None, attempt()).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => call.again(failure).await?,
-            }
-        }
+        self.call(limits).until_done(false, attempt).await
     }
 
     fn warn(&self, error: &Error) {
@@ -169,6 +157,27 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Makes attempts until one succeeds, or there is to be none.
+    async fn until_done<T, F>(
+        mut self,
+        takes_place: bool,
+        attempt: impl Fn() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        loop {
+            let place = match takes_place {
+                true => Some(self.enter().await?),
+                false => None,
+            };
+            match self.attempt(place, attempt()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.again(failure).await?,
+            }
+        }
+    }
+
     /// Waits until there may be another request.
     pub(super) async fn enter(&self) -> Result<Permit<'_>> {
         let entered = timeout_at(self.deadline, self.retry.limiter.enter()).await;
@@ -189,7 +198,7 @@ impl Call<'_> {
             .unwrap_or_else(|_| Err(self.too_slow(self.limits.attempt)));
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         match verdict {
-            None => self.retry.earn(),
+            None => self.retry.budget.earn(),
             Some(Verdict::Throttled) => counters.throttles.add(1),
             Some(Verdict::TimedOut) => counters.timeouts.add(1),
             Some(Verdict::Corrupt) => counters.corrupt.add(1),
@@ -229,13 +238,13 @@ impl Call<'_> {
             Verdict::Throttled | Verdict::Fault => {}
         }
         if self.corrupt >= CORRUPT_ANSWERS {
-            return Err(error.context(format!("{} corrupt answers in a row", self.corrupt)));
+            return Err(error.context(format!("{} corrupt answers", self.corrupt)));
         }
         log::debug!("attempt {} failed: {error:#}", self.failures);
         let now = Instant::now();
         // New tokens nearly always help at once.
         if verdict != Verdict::TokenRefused || self.refused > 1 {
-            let wait = pause(self.failures).max(self.retry.pace(now));
+            let wait = pause(self.failures).max(self.retry.budget.pace(now));
             sleep_until(self.deadline.min(now + wait)).await;
         }
         if Instant::now() >= self.deadline {
@@ -258,44 +267,6 @@ fn pause(failures: u32) -> Duration {
     doubled
         .min(LONGEST_PAUSE)
         .mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
-/// Retries that may begin at once; the rest waits for its turn.
-struct Budget {
-    retries: f64,
-    at: Instant,
-}
-
-/// Retries in stock: what a burst of throttles may take.
-const STOCK: f64 = 500.0;
-/// Retries a second when the stock is used up. With the most requests under way at one time it is as long as
-/// [`LONGEST_PAUSE`] to the next turn.
-const RATE: f64 = 50.0;
-
-impl Budget {
-    fn new() -> Self {
-        Self {
-            retries: STOCK,
-            at: Instant::now(),
-        }
-    }
-}
-
-impl Retry {
-    /// Takes one retry, and says how long it has to wait.
-    fn pace(&self, now: Instant) -> Duration {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let earned = now.saturating_duration_since(budget.at).as_secs_f64() * RATE;
-        budget.at = now;
-        budget.retries = (budget.retries + earned).min(STOCK) - 1.0;
-        Duration::from_secs_f64((-budget.retries).max(0.0) / RATE)
-    }
-
-    /// What succeeds lets others try again: pacing begins where most fails.
-    fn earn(&self) {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.retries = (budget.retries + 1.0).min(STOCK);
-    }
 }
 
 #[cfg(test)]
@@ -431,19 +402,5 @@ mod tests {
             }
         }
         assert!((0..20).any(|_| pause(9) != pause(9)));
-    }
-
-    #[test]
-    fn many_who_fail_at_one_time_are_paced_and_successes_end_that() {
-        in_paused_time(async {
-            let retry = retry();
-            let now = Instant::now();
-            let waits: Vec<_> = (0..700).map(|_| retry.pace(now)).collect();
-            assert_eq!(waits[499], Duration::ZERO);
-            assert_eq!(waits[549], Duration::from_secs(1));
-            assert_eq!(waits[699], Duration::from_secs(4));
-            (0..300).for_each(|_| retry.earn());
-            assert_eq!(retry.pace(now), Duration::ZERO);
-        });
     }
 }
