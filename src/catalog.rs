@@ -93,6 +93,7 @@ impl Catalog {
         let whole = Arc::new(Export {
             name: format!("{id}.img"),
             data,
+            writable: None,
             time: info.start_time.unwrap_or_default().into(),
             stats,
         });
@@ -153,6 +154,7 @@ impl Disk {
             Ok(Arc::new(Export {
                 name: format!("{id}.p{}.img", partition.number),
                 data: Arc::new(slice),
+                writable: None,
                 time: self.whole.time,
                 stats: Arc::clone(&self.whole.stats),
             }))

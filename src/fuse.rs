@@ -18,7 +18,7 @@ use fuser::{Errno, Session, SessionACL};
 
 use self::mountpoint::MountEntry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, WriteAt};
 use crate::stats::Stats;
 
 mod files;
@@ -33,10 +33,20 @@ pub struct Export {
     pub name: String,
     /// What it holds.
     pub data: Arc<dyn ReadAt>,
+    /// How it is written to, if it can be.
+    pub writable: Option<Writable>,
     /// All its times.
     pub time: SystemTime,
     /// Where its reads are counted.
     pub stats: Arc<Stats>,
+}
+
+/// A file that can be written to. All such files of a mount are views of one disk.
+pub struct Writable {
+    /// What it holds: the same as the file's `data`.
+    pub data: Arc<dyn WriteAt>,
+    /// Where on the disk its first byte lies.
+    pub start: u64,
 }
 
 /// What the directory holds. All calls may wait; they are made on the pool's threads.

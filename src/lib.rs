@@ -42,6 +42,7 @@ pub mod durable;
 pub mod error;
 pub mod fuse;
 pub mod image;
+pub mod overlay;
 pub mod partition;
 pub mod read_at;
 pub mod server;

@@ -66,6 +66,26 @@ pub trait ReadAt: Send + Sync {
     fn allocated(&self, range: Range<u64>) -> Option<u64>;
 }
 
+/// A fixed number of bytes that can be written anywhere, too.
+///
+/// What was written is read at once, also through other views of the same disk, and is durable after
+/// [`sync`](Self::sync). Ranges past the end are `Invalid`; `NoSpace` leaves what was there.
+pub trait WriteAt: ReadAt {
+    /// Writes if that needs no waiting for a store: `false` if it would. A part may have been written by then;
+    /// [`write_at`](Self::write_at) writes all of it once more.
+    fn try_write_at(&self, offset: u64, data: &[u8]) -> Result<bool>;
+
+    /// Writes, and waits where it must.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes a range read as zeros, and gives the room back that it took. Costs as many steps as there are
+    /// extents, not bytes. Waits where a page at an end is only partly within.
+    fn zero(&self, range: Range<u64>) -> Result<()>;
+
+    /// Makes durable what was written before, through whatever view. After a failure, `ReadOnly` for ever.
+    fn sync(&self) -> Result<()>;
+}
+
 /// Checks that `len` bytes from `offset` lie within `size`; `Invalid` if not.
 pub fn check_range(size: u64, offset: u64, len: usize) -> Result<()> {
     let end = u64::try_from(len)
