@@ -64,6 +64,9 @@ const QUICK: Plan = Plan {
     commit_mib: 128,
 };
 
+/// A part of the rows.
+type Part = fn(&Plan) -> Vec<Row>;
+
 fn main() {
     let arguments: Vec<String> = env::args()
         .skip(1)
@@ -77,7 +80,7 @@ fn main() {
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let plan = if has("--quick") { QUICK } else { FULL };
-    let parts: [(&str, fn(&Plan) -> Vec<Row>); 3] = [
+    let parts: [(&str, Part); 3] = [
         ("--local", local::rows),
         ("--remote", remote::rows),
         ("--overlay", overlay::rows),
