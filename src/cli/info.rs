@@ -56,7 +56,7 @@ impl Info {
                 let blocks = runtime.block_on(unless_interrupted(listing, how))?;
                 drop(progress);
                 let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-                let (disk, _) = stack::opener(store, &cache, &runtime)(&info);
+                let disk = stack::opener(store, &cache, &runtime)(&info).data;
                 Some(Contents {
                     blocks,
                     table: partitions(&info, read_table(&*disk)),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use clap::Args;
-use log::{info, warn};
+use log::{error, info, warn};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -168,6 +168,7 @@ impl Mount {
         let config = fuse::Config {
             mountpoint: mountpoint.clone(),
             allow_other: self.allow_other,
+            writable: catalog.is_writable(),
         };
         let exports: Arc<dyn Exports> = Arc::<Catalog>::clone(&catalog);
         let mount = fuse::mount(exports, control, &config, ended)?;
@@ -177,7 +178,7 @@ impl Mount {
         } else {
             Ok(())
         };
-        if let Err(e) = ready.and_then(|()| until_ended(&events, &mount)) {
+        if let Err(e) = ready.and_then(|()| until_ended(&events, &mount, &catalog)) {
             // Without this process the mount would be a dead one.
             drop(detach_own(&mount, true));
             return Err(e.into());
@@ -252,8 +253,9 @@ fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
 }
 
 /// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
-/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same.
-fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
+/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same. Either way what
+/// was written is durable first.
+fn until_ended(events: &Receiver<Event>, mount: &MountEntry, catalog: &Catalog) -> Result<()> {
     let mut leaving = false;
     loop {
         let event = if leaving {
@@ -270,10 +272,14 @@ fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
                 );
                 // It may be out of the tree already.
                 drop(detach_own(mount, true));
+                flush(catalog);
                 return Ok(());
             }
             Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
                 let first = !std::mem::replace(&mut leaving, true);
+                if first {
+                    flush(catalog);
+                }
                 // Once it is detached the session ends, and says so.
                 if let Err(e) = detach_own(mount, false)
                     && first
@@ -287,6 +293,13 @@ fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
                 }
             }
         }
+    }
+}
+
+/// Makes durable what was written, before it is known when the mount will end.
+fn flush(catalog: &Catalog) {
+    if let Err(e) = catalog.sync() {
+        error!("what was written last may be lost: {e:#}");
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::Common;
 use crate::cache::{BlockCache, CachedSource};
-use crate::catalog::Opener;
+use crate::catalog::{self, Opener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::server;
@@ -189,7 +189,11 @@ pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &
     let (cached, runtime) = (cached(store, cache), runtime.handle().clone());
     Box::new(move |info| {
         let (source, stats) = cached(info);
-        (Arc::new(Image::new(source, runtime.clone())), stats)
+        catalog::Opened {
+            data: Arc::new(Image::new(source, runtime.clone())),
+            writable: None,
+            stats,
+        }
     })
 }
 
