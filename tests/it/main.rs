@@ -39,6 +39,7 @@ mod mount_refusals;
 mod mount_users;
 mod oracle;
 mod overlaid;
+mod overlay;
 mod peer_coldsnap;
 mod program;
 mod readme;
