@@ -5,7 +5,7 @@
 //! one step, so two readers can never fetch the same block. A fetch is a task of its own: a reader that goes
 //! away strands nobody. A failed fetch is told to everyone who waits for it and then forgotten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -100,6 +100,29 @@ impl State {
         }
     }
 
+    /// The blocks held of a source.
+    fn indexes(&self, source: u32) -> Vec<BlockIndex> {
+        let keys = self.blocks.iter().map(|(key, _)| *key);
+        keys.filter(|(of, _)| *of == source)
+            .map(|(_, index)| index)
+            .collect()
+    }
+
+    /// Makes the blocks `kept` of source `from` those of source `to`; the others go.
+    fn hand_over(&mut self, from: u32, to: u32, kept: &HashSet<BlockIndex>) {
+        let held = std::mem::replace(&mut self.blocks, LruCache::unbounded());
+        // From the one not used for longest to the last used, and so they are put in again.
+        for ((source, index), block) in held {
+            if source != from {
+                self.blocks.put((source, index), block);
+            } else if kept.contains(&index) {
+                self.blocks.put((to, index), block);
+            } else {
+                self.bytes -= cost(&block);
+            }
+        }
+    }
+
     fn shrink(&mut self, capacity: usize) {
         while self.bytes > capacity {
             let Some((_, block)) = self.blocks.pop_lru() else {
@@ -132,6 +155,23 @@ impl CachedSource {
             number,
             stats,
         }
+    }
+
+    /// The same cache over `source`, which differs from this one's at most in the blocks that `differs` tells: the others
+    /// that are held become the new source's and stay as recently used as they were. Blocks that are on their way to
+    /// this source's readers still reach them.
+    pub fn succeeding(
+        &self,
+        source: Arc<dyn BlockSource>,
+        differs: &dyn Fn(BlockIndex) -> bool,
+    ) -> Self {
+        let (cache, stats) = (Arc::clone(&self.cache), Arc::clone(&self.stats));
+        let next = Self::new(source, cache, stats);
+        let held = self.cache.lock().indexes(self.number);
+        // Asked without the lock. What lands meanwhile is fetched once more.
+        let kept = held.into_iter().filter(|index| !differs(*index)).collect();
+        self.cache.lock().hand_over(self.number, next.number, &kept);
+        next
     }
 
     /// The block, or the fetch that brings it; starts one if there is none.

@@ -67,3 +67,16 @@ pub struct Remote {
     /// Block tokens that were refused, so that their blocks were listed again.
     pub relistings: Counter,
 }
+
+/// What one piece of work asked of a store, requests repeated by the store's client not included.
+#[derive(Debug, Default, Serialize)]
+pub struct Requests {
+    /// Pages of listings.
+    pub listings: Counter,
+    /// Blocks fetched.
+    pub gets: Counter,
+    /// Blocks put.
+    pub puts: Counter,
+    /// Everything else.
+    pub others: Counter,
+}

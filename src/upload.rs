@@ -1,13 +1,16 @@
-//! A source's blocks into a new snapshot: put what differs from what the snapshot has anyway, then complete it.
+//! Blocks into a new snapshot: put what differs from what the snapshot has anyway, then complete it.
 //!
-//! Without a parent an absent block reads as zeros, so blocks of zeros are left out. With a parent it reads as
-//! the parent's: put is what differs from that, blocks of zeros included. What was put is noted in a [`Journal`],
-//! so that the same upload again puts only the rest; nothing depends on the journal being there or being true.
+//! Which blocks those are is told by [`Changes`]: an image beside its parent for an import ([`Difference`]), what was
+//! written over the base for a commit. Without a parent an absent block reads as zeros, so blocks of zeros are left out.
+//! With a parent it reads as the parent's: put is what differs from that, blocks of zeros included. What was put is
+//! noted in a [`Journal`], so that the same upload again puts only the rest; nothing depends on the journal being
+//! there or being true.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::{Stream, TryStreamExt as _, pin_mut, stream};
 use log::warn;
 use tokio::time::sleep;
@@ -15,11 +18,12 @@ use tokio::time::sleep;
 use crate::block::{Block, BlockIndex, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Seal, SnapshotId, SnapshotInfo, Status};
-use crate::source::BlockSource;
 use crate::store::Store;
 
+mod difference;
 mod journal;
 
+pub use self::difference::Difference;
 use self::journal::Verdict;
 pub use self::journal::{Journal, Known};
 
@@ -28,9 +32,6 @@ pub use self::journal::{Journal, Known};
 pub struct Config {
     /// Blocks read, hashed, compared or put at one time; each takes 512 KiB of memory, and another for its parent's.
     pub concurrency: usize,
-    /// Put blocks of zeros where nothing is inherited, too. What an encrypted snapshot does not have may read as noise
-    /// on the volume that is made of it.
-    pub zero_blocks: bool,
 }
 
 impl Default for Config {
@@ -38,9 +39,39 @@ impl Default for Config {
         Self {
             // Enough that both cores of a small machine hash while the disk reads and writes.
             concurrency: 4,
-            zero_blocks: false,
         }
     }
+}
+
+/// What a snapshot shall hold, as far as that may be something else than what it has anyway.
+#[async_trait]
+pub trait Changes: Send + Sync {
+    /// Blocks of the volume.
+    fn count(&self) -> u32;
+
+    /// Some runs of blocks from `from` on that may have to be put, ascending, and the index before which these are all.
+    async fn page(&self, from: BlockIndex) -> Result<(Vec<Range<u32>>, u32)>;
+
+    /// What the snapshot shall hold at `index`, which was told by [`page`](Self::page).
+    async fn block(&self, index: BlockIndex) -> Result<Block>;
+
+    /// Whether that `block` is something else than what the snapshot has at `index` anyway.
+    async fn differs(&self, index: BlockIndex, block: &Block) -> Result<bool>;
+}
+
+/// The indexes that may have to be put, ascending.
+pub fn candidates(changes: &dyn Changes) -> impl Stream<Item = Result<BlockIndex>> + '_ {
+    let pages = stream::try_unfold(0, move |from| async move {
+        let more = from < changes.count();
+        let page = match more {
+            true => Some(changes.page(BlockIndex::new(from)).await?),
+            false => None,
+        };
+        Ok::<_, Error>(page)
+    });
+    pages
+        .map_ok(|runs| stream::iter(runs.into_iter().flatten().map(BlockIndex::new).map(Ok)))
+        .try_flatten()
 }
 
 /// What goes where.
@@ -49,10 +80,8 @@ pub struct Upload {
     pub store: Arc<dyn Store>,
     /// The pending snapshot.
     pub id: SnapshotId,
-    /// What it shall hold, as large as its volume.
-    pub source: Arc<dyn BlockSource>,
-    /// What it inherits, if it has a parent.
-    pub parent: Option<Arc<dyn BlockSource>>,
+    /// What it shall hold.
+    pub changes: Arc<dyn Changes>,
     /// How it is done.
     pub config: Config,
 }
@@ -102,8 +131,7 @@ impl Upload {
         mut known: Known,
         progress: &(dyn Fn(BlockIndex) + Sync),
     ) -> Result<Seal> {
-        let work = self
-            .candidates()
+        let work = candidates(&*self.changes)
             .map_ok(|index| self.put_one(index, known.verdict(index)))
             .try_buffered(self.config.concurrency);
         pin_mut!(work);
@@ -126,7 +154,7 @@ impl Upload {
     }
 
     async fn put_one(&self, index: BlockIndex, known: Option<(Verdict, Digest)>) -> Result<Done> {
-        let block = self.source.block(index).await?;
+        let block = self.changes.block(index).await?;
         let digest = block.digest();
         let done = |verdict, noted| Done {
             index,
@@ -137,78 +165,13 @@ impl Upload {
         if let Some((verdict, _)) = known.filter(|(_, before)| *before == digest) {
             return Ok(done(verdict, true));
         }
-        let needed = match self.inherited(index).await? {
-            Some(inherited) => inherited != block,
-            None => self.config.zero_blocks || !matches!(block, Block::Zero),
-        };
-        if !needed {
+        if !self.changes.differs(index, &block).await? {
             return Ok(done(Verdict::LeftOut, false));
         }
         let put = self.store.put(&self.id, index, &block).await;
         put.map_err(|e| e.context(format!("cannot put block {index} into {}", self.id)))?;
         Ok(done(Verdict::Put, false))
     }
-
-    /// The parent's block, if it has one there.
-    async fn inherited(&self, index: BlockIndex) -> Result<Option<Block>> {
-        let parent = self.parent.as_ref();
-        let Some(parent) = parent.filter(|parent| index.get() < parent.count()) else {
-            return Ok(None);
-        };
-        if !parent.present(index).await?.set.contains(index) {
-            return Ok(None);
-        }
-        parent.block(index).await.map(Some)
-    }
-
-    /// The indexes that may have to be put, ascending: where the source or the parent has data, or all.
-    fn candidates(&self) -> impl Stream<Item = Result<BlockIndex>> + '_ {
-        let pages = stream::try_unfold(0, move |from| async move {
-            let more = from < self.source.count();
-            let page = match more {
-                true => Some(self.page(BlockIndex::new(from)).await?),
-                false => None,
-            };
-            Ok::<_, Error>(page)
-        });
-        pages
-            .map_ok(|runs| stream::iter(runs.into_iter().flatten().map(BlockIndex::new).map(Ok)))
-            .try_flatten()
-    }
-
-    /// Some candidates from `from` on, and the index before which these are all.
-    async fn page(&self, from: BlockIndex) -> Result<(Vec<Range<u32>>, u32)> {
-        if self.config.zero_blocks {
-            let all = from.get()..self.source.count();
-            return Ok((vec![all.clone()], all.end));
-        }
-        let mut listings = vec![self.source.present(from).await?];
-        if let Some(parent) = self
-            .parent
-            .as_ref()
-            .filter(|parent| from.get() < parent.count())
-        {
-            listings.push(parent.present(from).await?);
-        }
-        let ends = listings.iter().map(|listing| listing.covered.end);
-        let end = ends.min().unwrap_or_default();
-        let runs = listings.iter().flat_map(|listing| listing.set.runs());
-        let clipped = runs.map(|run| run.start.max(from.get())..run.end.min(end));
-        Ok((union(clipped.filter(|run| !run.is_empty()).collect()), end))
-    }
-}
-
-/// The same indexes in ascending runs that do not overlap.
-fn union(mut runs: Vec<Range<u32>>) -> Vec<Range<u32>> {
-    runs.sort_unstable_by_key(|run| run.start);
-    let mut merged: Vec<Range<u32>> = Vec::with_capacity(runs.len());
-    for run in runs {
-        match merged.last_mut() {
-            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
-            _ => merged.push(run),
-        }
-    }
-    merged
 }
 
 /// How long to wait between two looks at a snapshot: a service completes it in seconds to minutes.
@@ -228,19 +191,5 @@ pub async fn until_readable(store: &dyn Store, id: &SnapshotId) -> Result<Snapsh
                 ));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_two_listings_become_one_ascending_list() {
-        assert_eq!(union(vec![]), []);
-        assert_eq!(
-            union(vec![5..9, 0..2, 2..3, 7..12, 20..21]),
-            [0..3, 5..12, 20..21]
-        );
     }
 }

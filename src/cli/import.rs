@@ -21,7 +21,7 @@ use crate::snapshot::{
 };
 use crate::source::{BlockSource, RawSource};
 use crate::store::{Store, check_readable};
-use crate::upload::{Config, Journal, Known, Upload, until_readable};
+use crate::upload::{Config, Difference, Journal, Known, Upload, until_readable};
 
 #[derive(Args)]
 pub(super) struct Import {
@@ -136,11 +136,13 @@ impl Import {
             let upload = Upload {
                 store: Arc::clone(store),
                 id: id.clone(),
-                source: Arc::new(source),
-                parent: parent.map(inherited),
+                changes: Arc::new(Difference {
+                    source: Arc::new(source),
+                    parent: parent.map(inherited),
+                    zero_blocks: self.zero_blocks,
+                }),
                 config: Config {
                     concurrency: opened.concurrency,
-                    zero_blocks: self.zero_blocks,
                 },
             };
             let (mut journal, known) = open_journal(&checkpoint, id);

@@ -75,6 +75,10 @@ impl Record {
     }
 }
 
+fn header(id: &SnapshotId) -> String {
+    format!("ebsfs-puts 1 {id}\n")
+}
+
 fn checksum(id: &SnapshotId, record: &[u8]) -> [u8; 4] {
     let mut hasher = Hasher::default();
     hasher.update(id.as_str().as_bytes());
@@ -113,7 +117,7 @@ impl Journal {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        let header = format!("ebsfs-puts 1 {id}\n");
+        let header = header(id);
         let mut known = Known::at_start(File::open(path)?, &header, id)?;
         let mut records = 0;
         while known.take().is_some() {
@@ -164,6 +168,25 @@ pub struct Known {
 }
 
 impl Known {
+    /// What the journal at `path` knows of snapshot `id`, without touching it; nothing if there is none.
+    pub fn read(path: &Path, id: &SnapshotId) -> Result<Self> {
+        let read = File::open(path).and_then(|file| Self::at_start(file, &header(id), id));
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            read => read.map_err(|e| Error::io(e, "read", path)),
+        }
+    }
+
+    /// The next block that was put.
+    pub fn next_put(&mut self) -> Option<BlockIndex> {
+        loop {
+            let record = self.take()?;
+            if record.verdict == Verdict::Put {
+                return Some(record.index);
+            }
+        }
+    }
+
     /// Empty if the file begins with something else than `header`.
     fn at_start(file: File, header: &str, id: &SnapshotId) -> io::Result<Self> {
         let mut reader = BufReader::new(file);

@@ -346,3 +346,41 @@ fn an_image_tells_data_from_holes_without_reading_either() {
     assert_eq!(image.allocated(block + 1..block + 3), Some(2));
     assert_eq!(store.gets(), 0);
 }
+
+/// What a commit leaves: a child, and a cache full of its parent's blocks.
+#[test]
+fn a_successor_has_what_did_not_change_and_keeps_the_order_of_use() {
+    test(async {
+        let store = FlakyStore::new();
+        let info = store.snapshot(&[(0, 1), (1, 2), (2, 3), (3, 4)]).await;
+        let child = store.snapshot(&[(0, 1), (1, 9), (2, 3), (3, 4)]).await;
+        let other = store.snapshot(&[(7, 7)]).await;
+        let cache = cache(5);
+        let (old, another) = (
+            source(&store, &info, &cache),
+            source(&store, &other, &cache),
+        );
+        // 1 and then 2 are those not used for longest; 7 of another snapshot comes after them.
+        for index in [0, 1, 2] {
+            old.block(at(index)).await.unwrap();
+        }
+        another.block(at(7)).await.unwrap();
+        old.block(at(0)).await.unwrap();
+        let windows = Arc::new(IndexCache::new(1 << 20));
+        let snapshot = SnapshotSource::new(Arc::<FlakyStore>::clone(&store), &child, windows);
+        let new = old.succeeding(Arc::new(snapshot), &|index| index == at(1));
+        let gets = store.gets();
+        assert_eq!(new.ready(at(0)), Some(filled(1)));
+        assert_eq!(another.ready(at(7)), Some(filled(7)));
+        assert_eq!(old.ready(at(0)), None);
+        assert_eq!(new.block(at(1)).await.unwrap(), filled(9));
+        assert_eq!(store.gets() - gets, 1);
+        // Three are held for the successor, one for the other: the room of the block that went is free again.
+        assert!(cache.bytes() < 5 * ROOM && cache.bytes() > 3 * BLOCK_SIZE);
+        // The next two push out 2, and nothing that was used after it.
+        new.block(at(3)).await.unwrap();
+        old.block(at(3)).await.unwrap();
+        assert_eq!(new.ready(at(2)), None);
+        assert_eq!(new.ready(at(0)), Some(filled(1)));
+    });
+}

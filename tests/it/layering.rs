@@ -41,6 +41,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("upload", &["error", "block", "snapshot", "store", "source"]),
     (
+        "commit",
+        &[
+            "error", "stats", "block", "blocking", "durable", "snapshot", "store", "overlay",
+            "source", "upload",
+        ],
+    ),
+    ("control", &["error", "snapshot"]),
+    ("session", &["error", "snapshot", "commit", "control"]),
+    (
         "download",
         &["error", "block", "blocking", "durable", "source"],
     ),

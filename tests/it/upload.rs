@@ -8,7 +8,7 @@ use ebsfs::error::{ErrorKind, Result};
 use ebsfs::snapshot::{NewSnapshot, SnapshotId, SnapshotInfo};
 use ebsfs::source::{BlockSource, INDEX_MEMORY, IndexCache, RawSource, SnapshotSource};
 use ebsfs::store::Store;
-use ebsfs::upload::{Config, Journal, Upload};
+use ebsfs::upload::{Config, Difference, Journal, Upload};
 use tempfile::TempDir;
 
 use crate::common::{block_on, kind, scratch};
@@ -21,6 +21,7 @@ struct Case {
     parent: Option<SnapshotInfo>,
     dir: TempDir,
     config: Config,
+    zero_blocks: bool,
 }
 
 impl Case {
@@ -30,10 +31,8 @@ impl Case {
             parent: None,
             dir: scratch(),
             // One after the other, so that a failure has a certain place.
-            config: Config {
-                concurrency: 1,
-                ..Config::default()
-            },
+            config: Config { concurrency: 1 },
+            zero_blocks: false,
         }
     }
 
@@ -79,8 +78,11 @@ impl Case {
         let upload = Upload {
             store,
             id: id.clone(),
-            source: Arc::new(image.padded_to(size)),
-            parent,
+            changes: Arc::new(Difference {
+                source: Arc::new(image.padded_to(size)),
+                parent,
+                zero_blocks: self.zero_blocks,
+            }),
             config: self.config.clone(),
         };
         let (mut journal, known) = Journal::open(journal, id).unwrap();
@@ -154,12 +156,12 @@ fn a_child_may_be_larger_than_its_parent() {
 fn zero_blocks_are_put_where_nothing_is_inherited() {
     block_on(async {
         let mut case = Case::new();
-        case.config.zero_blocks = true;
+        case.zero_blocks = true;
         case.disk(MIB, &[(1, 1)]);
         assert_eq!(case.puts().await, (0..2048).collect::<Vec<_>>());
 
         let mut case = Case::new().child_of(&[(1, 1), (2, 2), (3, 0)]).await;
-        case.config.zero_blocks = true;
+        case.zero_blocks = true;
         case.disk(MIB, &[(1, 1)]);
         let all_but = (0..2048).filter(|index| ![1, 3].contains(index));
         assert_eq!(case.puts().await, all_but.collect::<Vec<_>>());

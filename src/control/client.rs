@@ -1,0 +1,64 @@
+//! Who asks a daemon for something.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Failure, MAX_LINE, Request};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A request under way. Dropping it cancels what was asked for.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Asks the daemon that listens at `path`.
+    pub fn ask(path: &Path, request: &Request) -> Result<Self> {
+        let cannot = |e| Error::io(e, "ask the daemon at", path);
+        let mut stream = UnixStream::connect(path).map_err(cannot)?;
+        let mut line =
+            serde_json::to_vec(request).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).map_err(cannot)?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// What the last line says. `tell` is told all lines before it, in order. The daemon's error is this one's.
+    pub fn wait(mut self, mut tell: impl FnMut(Value)) -> Result<Value> {
+        loop {
+            let value = self.next_line()?;
+            match value["event"].as_str() {
+                Some("done") => return Ok(value),
+                Some("error") => {
+                    let failure: Failure = serde_json::from_value(value).map_err(malformed)?;
+                    return Err(failure.into());
+                }
+                _ => tell(value),
+            }
+        }
+    }
+
+    fn next_line(&mut self) -> Result<Value> {
+        let mut line = Vec::new();
+        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+        self.stream
+            .by_ref()
+            .take(limit)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
+        if line.is_empty() {
+            let what = "the daemon has ended in the middle; its log tells more";
+            return Err(Error::new(ErrorKind::Unavailable, what));
+        }
+        serde_json::from_slice(&line).map_err(malformed)
+    }
+}
+
+fn malformed(e: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Invalid, e.to_string()).context("the daemon says what makes no sense")
+}

@@ -1,0 +1,101 @@
+//! An error on its way through a socket: its kind and its chain of texts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
+
+/// What went wrong, as it is written down.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    kind: Kind,
+    /// The outermost first; never empty where it was made of an error.
+    text: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    NotFound,
+    Corrupt,
+    Unavailable,
+    Denied,
+    ReadOnly,
+    NoSpace,
+    Invalid,
+    Conflict,
+    Unsupported,
+    Io,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::Corrupt => Kind::Corrupt,
+            ErrorKind::Unavailable => Kind::Unavailable,
+            ErrorKind::Denied => Kind::Denied,
+            ErrorKind::ReadOnly => Kind::ReadOnly,
+            ErrorKind::NoSpace => Kind::NoSpace,
+            ErrorKind::Invalid => Kind::Invalid,
+            ErrorKind::Conflict => Kind::Conflict,
+            ErrorKind::Unsupported => Kind::Unsupported,
+            ErrorKind::Io => Kind::Io,
+        };
+        let mut text = vec![error.to_string()];
+        let mut next = std::error::Error::source(error);
+        while let Some(cause) = next {
+            text.push(cause.to_string());
+            next = cause.source();
+        }
+        Self { kind, text }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = match failure.kind {
+            Kind::NotFound => ErrorKind::NotFound,
+            Kind::Corrupt => ErrorKind::Corrupt,
+            Kind::Unavailable => ErrorKind::Unavailable,
+            Kind::Denied => ErrorKind::Denied,
+            Kind::ReadOnly => ErrorKind::ReadOnly,
+            Kind::NoSpace => ErrorKind::NoSpace,
+            Kind::Invalid => ErrorKind::Invalid,
+            Kind::Conflict => ErrorKind::Conflict,
+            Kind::Unsupported => ErrorKind::Unsupported,
+            Kind::Io => ErrorKind::Io,
+        };
+        let mut texts = failure.text.into_iter().rev();
+        let innermost = texts.next().unwrap_or_else(|| "it failed".to_owned());
+        texts.fold(Error::new(kind, innermost), Error::context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_comes_out_as_it_went_in() {
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::Corrupt,
+            ErrorKind::Unavailable,
+            ErrorKind::Denied,
+            ErrorKind::ReadOnly,
+            ErrorKind::NoSpace,
+            ErrorKind::Invalid,
+            ErrorKind::Conflict,
+            ErrorKind::Unsupported,
+            ErrorKind::Io,
+        ] {
+            let error = Error::new(kind, "checksum is 9f").context("block 7");
+            let text = serde_json::to_string(&Failure::from(&error)).unwrap();
+            let failure: Failure = serde_json::from_str(&text).unwrap();
+            let back = Error::from(failure);
+            assert_eq!(back.kind(), kind);
+            assert_eq!(format!("{back:#}"), "block 7: checksum is 9f");
+            assert_eq!(back.to_string(), "block 7");
+        }
+    }
+}
