@@ -21,6 +21,7 @@ mod list;
 mod mount;
 mod progress;
 mod serve;
+mod sockets;
 mod stack;
 mod state;
 mod umount;

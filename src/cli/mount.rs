@@ -12,14 +12,21 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::stack::Opened;
-use super::{Common, Outcome, daemon, parse_bytes, stack, state};
+use super::stack::{Opened, Snapshots};
+use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
+use crate::commit::{self, Commits};
+use crate::control::{Commands, Socket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{self, MountEntry, canonical, detach_own, users};
 use crate::fuse::{self, Content, Control, Exports};
-use crate::snapshot::SnapshotId;
+use crate::session::Session;
+use crate::snapshot::{SnapshotId, VolumeSize};
+
+mod edits;
+
+use self::edits::{Edits, Wanted};
 
 #[derive(Args)]
 #[command(override_usage = "ebsfs mount [OPTIONS] [SNAPSHOT]... MOUNTPOINT")]
@@ -35,6 +42,14 @@ pub(super) struct Mount {
     /// Memory for blocks
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
     cache_size: usize,
+
+    /// Let the snapshot be written to: what is written goes to this directory, made if missing
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
+
+    /// Grow the disk to so many GiB; what is beyond the snapshot's is zeros
+    #[arg(long, value_name = "GIB", requires = "overlay", value_parser = parse_size)]
+    size: Option<VolumeSize>,
 
     /// Let other users read too, root among them; as an ordinary user this needs user_allow_other in /etc/fuse.conf
     #[arg(long)]
@@ -136,14 +151,53 @@ impl Mount {
         }
     }
 
+    /// The overlay, if one was asked for.
+    fn edits(
+        &self,
+        ids: &[SnapshotId],
+        mountpoint: &Path,
+        opened: &Opened,
+        runtime: &Runtime,
+    ) -> Result<Option<Edits>> {
+        let Some(directory) = &self.overlay else {
+            return Ok(None);
+        };
+        let wanted = Wanted {
+            directory,
+            snapshots: ids,
+            size: self.size,
+            mountpoint,
+        };
+        wanted.open(opened, runtime).map(Some)
+    }
+
     fn serve(&self, common: &Common) -> Outcome {
         let (ids, mountpoint) = self.what_and_where()?;
         let runtime = stack::runtime()?;
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let named = (!ids.is_empty()).then_some(ids);
-        let opener = stack::opener(store, &cache, &runtime);
+        let snapshots = Snapshots::new(store, &cache);
+        let (opener, named, commits) = match self.edits(&ids, &mountpoint, &opened, &runtime)? {
+            Some(edits) => {
+                let Edits {
+                    overlay,
+                    base,
+                    directory,
+                } = edits;
+                let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
+                let config = commit::Config {
+                    concurrency: opened.concurrency.min(commit::Config::MOST),
+                };
+                let store = Arc::clone(store);
+                let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
+                (opener, Some(vec![base.id]), Some(commits))
+            }
+            None => {
+                let named = (!ids.is_empty()).then_some(ids);
+                (snapshots.opener(&runtime), named, None)
+            }
+        };
         let catalog = Arc::new(Catalog::open(
             Arc::clone(store),
             runtime.handle().clone(),
@@ -160,7 +214,18 @@ impl Mount {
         if let (false, Some(path)) = (self.detached, &log_file) {
             daemon::log_to(path)?;
         }
-        let control = control(&catalog, &cache, &opened, &mountpoint, log_file);
+        let session = match commits {
+            Some(commits) => Session::new(commits, runtime.handle()),
+            None => Session::read_only(),
+        };
+        let socket = listen(&session, &runtime);
+        let about = About {
+            mountpoint: &mountpoint,
+            log_file,
+            socket: socket.as_ref().map(Socket::path),
+            overlay: self.overlay.as_deref(),
+        };
+        let control = control(&catalog, &cache, &opened, about);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
@@ -192,13 +257,33 @@ impl Mount {
     }
 }
 
+fn parse_size(text: &str) -> Result<VolumeSize, String> {
+    let gib = text.parse().map_err(|_| "not a number of GiB".to_owned())?;
+    VolumeSize::from_gib(gib).map_err(|e| e.to_string())
+}
+
+/// The daemon's socket. Without one the mount shows its files all the same.
+fn listen(session: &Arc<Session>, runtime: &Runtime) -> Option<Socket> {
+    let commands: Arc<dyn Commands> = Arc::<Session>::clone(session);
+    Socket::open(&sockets::dir(), runtime.handle(), commands)
+        .inspect_err(|e| warn!("nothing can be asked of this mount: {e:#}"))
+        .ok()
+}
+
+/// What a mount tells of itself.
+struct About<'a> {
+    mountpoint: &'a Path,
+    log_file: Option<PathBuf>,
+    socket: Option<&'a Path>,
+    overlay: Option<&'a Path>,
+}
+
 /// The files in `.ebsfs`.
 fn control(
     catalog: &Arc<Catalog>,
     cache: &Arc<BlockCache>,
     opened: &Opened,
-    mountpoint: &Path,
-    log_file: Option<PathBuf>,
+    about: About<'_>,
 ) -> Vec<Control> {
     let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
     let (identity, remote) = (opened.store.identity(), opened.remote.clone());
@@ -214,8 +299,10 @@ fn control(
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "store": identity,
-        "mountpoint": mountpoint,
-        "log_file": log_file,
+        "mountpoint": about.mountpoint,
+        "log_file": about.log_file,
+        "socket": about.socket,
+        "overlay": about.overlay.and_then(|path| std::path::absolute(path).ok()),
     });
     let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
         name,
@@ -225,9 +312,13 @@ fn control(
         text("stats.json", Box::new(stats)),
         text("mount.json", Box::new(move || format!("{mount:#}\n"))),
     ];
-    control.extend(log_file.map(|path| Control {
-        name: "log",
-        content: Content::Link(path),
+    let links = [
+        ("log", about.log_file),
+        ("socket", about.socket.map(Path::to_owned)),
+    ];
+    control.extend(links.into_iter().filter_map(|(name, path)| {
+        let content = Content::Link(path?);
+        Some(Control { name, content })
     }));
     control
 }

@@ -2,19 +2,22 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::Common;
+use crate::block::BlockIndex;
 use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::{self, Opener};
+use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, OverlaidImage};
+use crate::overlay::Overlay;
 use crate::server;
 use crate::snapshot::SnapshotInfo;
-use crate::source::{INDEX_MEMORY, IndexCache, SnapshotSource};
+use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
 use crate::stats::{Remote, Stats};
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
@@ -169,36 +172,116 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
-/// Snapshots as blocks, all of them through one cache; each counts for itself.
-fn cached(
-    store: &Arc<dyn Store>,
-    cache: &Arc<BlockCache>,
-) -> impl Fn(&SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) + Send + Sync + use<> {
-    let (store, cache) = (Arc::clone(store), Arc::clone(cache));
-    let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
-    move |info| {
+/// Snapshots of one store as blocks, all of them through one cache and with their listings within one bound; each
+/// counts for itself.
+#[derive(Clone)]
+pub(super) struct Snapshots {
+    store: Arc<dyn Store>,
+    cache: Arc<BlockCache>,
+    windows: Arc<IndexCache>,
+}
+
+impl Snapshots {
+    pub(super) fn new(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            cache: Arc::clone(cache),
+            windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+        }
+    }
+
+    fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
+        let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
+        Arc::new(SnapshotSource::new(store, info, windows))
+    }
+
+    fn cached(&self, info: &SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) {
         let stats = Arc::new(Stats::default());
-        let source = SnapshotSource::new(Arc::clone(&store), info, Arc::clone(&windows));
-        let cached = CachedSource::new(Arc::new(source), Arc::clone(&cache), Arc::clone(&stats));
+        let cache = Arc::clone(&self.cache);
+        let cached = CachedSource::new(self.source(info), cache, Arc::clone(&stats));
         (Arc::new(cached), stats)
+    }
+
+    /// As bytes, for a mount.
+    pub(super) fn opener(self, runtime: &Runtime) -> Opener {
+        let runtime = runtime.handle().clone();
+        Box::new(move |info| {
+            let (source, stats) = self.cached(info);
+            catalog::Opened {
+                data: Arc::new(Image::new(source, runtime.clone())),
+                writable: None,
+                stats,
+            }
+        })
+    }
+
+    /// The same, and `base` with `overlay` over it; also what lies below that.
+    pub(super) fn opener_over(
+        self,
+        overlay: &Arc<Overlay>,
+        base: &SnapshotInfo,
+        runtime: &Runtime,
+    ) -> (Opener, Base) {
+        let (source, stats) = self.cached(base);
+        let below = Arc::<CachedSource>::clone(&source);
+        let handle = runtime.handle().clone();
+        let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), below, handle));
+        let below = Base {
+            snapshots: self.clone(),
+            source: RwLock::new(source),
+            image: Some(Arc::clone(&image)),
+        };
+        let (id, others) = (base.id.clone(), self.opener(runtime));
+        let opener = move |info: &SnapshotInfo| {
+            if info.id != id {
+                return others(info);
+            }
+            catalog::Opened {
+                data: Arc::<OverlaidImage>::clone(&image),
+                writable: Some(Arc::<OverlaidImage>::clone(&image)),
+                stats: Arc::clone(&stats),
+            }
+        };
+        (Box::new(opener), below)
+    }
+
+    /// What lies below an overlay that is not mounted.
+    pub(super) fn below(self, base: &SnapshotInfo) -> Base {
+        let source = self.cached(base).0;
+        Base {
+            snapshots: self,
+            source: RwLock::new(source),
+            image: None,
+        }
+    }
+
+    /// As blocks, for a server.
+    pub(super) fn source_opener(self) -> server::Opener {
+        Box::new(move |info| self.cached(info).0)
     }
 }
 
-/// Snapshots as bytes, for a mount.
-pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
-    let (cached, runtime) = (cached(store, cache), runtime.handle().clone());
-    Box::new(move |info| {
-        let (source, stats) = cached(info);
-        catalog::Opened {
-            data: Arc::new(Image::new(source, runtime.clone())),
-            writable: None,
-            stats,
-        }
-    })
+/// The snapshot below an overlay, which a commit exchanges.
+pub(super) struct Base {
+    snapshots: Snapshots,
+    /// Held to look it up and to exchange it.
+    source: RwLock<Arc<CachedSource>>,
+    /// What is mounted of it.
+    image: Option<Arc<OverlaidImage>>,
 }
 
-/// Snapshots as blocks, for a server.
-pub(super) fn source_opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> server::Opener {
-    let cached = cached(store, cache);
-    Box::new(move |info| cached(info).0)
+impl Below for Base {
+    fn source(&self) -> Arc<dyn BlockSource> {
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::<CachedSource>::clone(&source)
+    }
+
+    fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
+        let next = self.snapshots.source(to);
+        let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
+        *source = Arc::new(source.succeeding(next, differs));
+        if let Some(image) = &self.image {
+            image.rebase(Arc::<CachedSource>::clone(&source));
+        }
+    }
 }
