@@ -93,13 +93,13 @@ pub(super) fn write(
         return reply.error(Errno::EROFS);
     };
     let left = writable.data.size().saturating_sub(offset);
+    if left == 0 {
+        return reply.error(Errno::ENOSPC);
+    }
     let data = usize::try_from(left)
         .ok()
         .and_then(|left| data.get(..left))
         .unwrap_or(data);
-    if left == 0 && !data.is_empty() {
-        return reply.error(Errno::ENOSPC);
-    }
     file.export.stats.writes.add(1);
     match writable.data.try_write_at(offset, data) {
         Ok(false) => {
