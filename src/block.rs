@@ -23,6 +23,11 @@ pub use set::BlockSet;
 pub const BLOCK_SIZE: usize = 512 * 1024;
 /// The same for offsets in a volume.
 const BLOCK_BYTES: u64 = 512 * 1024;
+/// Bytes in a page, the unit of what is written over a snapshot: what file systems and loop devices write at least.
+pub const PAGE_SIZE: usize = 4096;
+/// Pages in a block: as many as a `u128` has bits.
+pub const BLOCK_PAGES: u32 = 128;
+const _: () = assert!(128 * PAGE_SIZE == BLOCK_SIZE);
 /// Blocks in a GiB.
 pub const BLOCKS_PER_GIB: u32 = 1 << 11;
 /// Blocks in the largest volume, 64 TiB.

@@ -21,13 +21,19 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Makes `path` hold exactly `bytes`, durably, replacing what was there.
+///
+/// After `NoSpace` it holds what it held before; after another failure that is not known.
 pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = write_beside(path, bytes)?;
     if let Err(e) = place(&temporary, path) {
         drop(fs::remove_file(&temporary));
         return Err(e);
     }
-    sync_dir(parent(path))
+    // The name is given by now: that there was no room must not be told of this step.
+    sync_dir(parent(path)).map_err(|e| match e.kind() {
+        ErrorKind::NoSpace => Error::new(ErrorKind::Io, format!("{e:#}")),
+        _ => e,
+    })
 }
 
 /// Like [`publish`], but never replaces: `false` if `path` existed, which is then untouched.
@@ -79,6 +85,12 @@ pub fn begin(file: &File, offset: u64, len: usize) {
 /// Makes a file's data and size durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all()
+        .map_err(|e| Error::io(e, "make durable", path))
+}
+
+/// Makes a file's data durable, and of the rest what it takes to find them: its size.
+pub fn sync_data(file: &File, path: &Path) -> Result<()> {
+    file.sync_data()
         .map_err(|e| Error::io(e, "make durable", path))
 }
 
@@ -146,7 +158,8 @@ fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory in which `path` has its name.
+pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

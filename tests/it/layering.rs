@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "store",
         &["error", "stats", "block", "blocking", "durable", "snapshot"],
     ),
-    ("overlay", &["error", "block", "snapshot"]),
+    ("overlay", &["error", "block", "durable", "snapshot"]),
     ("fuse", &["error", "stats", "block", "read_at"]),
     (
         "source",

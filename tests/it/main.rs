@@ -38,6 +38,7 @@ mod mount_reads;
 mod mount_refusals;
 mod mount_users;
 mod oracle;
+mod overlay;
 mod peer_coldsnap;
 mod program;
 mod readme;
