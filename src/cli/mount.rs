@@ -13,12 +13,14 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stack::Opened;
-use super::{Common, Outcome, daemon, parse_bytes, stack, state};
+use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
+use crate::control::Socket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{self, MountEntry, canonical, detach_own, users};
 use crate::fuse::{self, Content, Control, Exports};
+use crate::session::Session;
 use crate::snapshot::SnapshotId;
 
 #[derive(Args)]
@@ -160,7 +162,9 @@ impl Mount {
         if let (false, Some(path)) = (self.detached, &log_file) {
             daemon::log_to(path)?;
         }
-        let control = control(&catalog, &cache, &opened, &mountpoint, log_file);
+        let socket = open_socket(&runtime, Session::read_only());
+        let path = socket.as_ref().map(Socket::path);
+        let control = control(&catalog, &cache, &opened, &mountpoint, log_file, path);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
@@ -191,6 +195,15 @@ impl Mount {
     }
 }
 
+/// Where the user may ask the daemon for something. Without it the mount is as good for reading: this may be a
+/// machine where nothing can be made.
+fn open_socket(runtime: &Runtime, session: Arc<Session>) -> Option<Socket> {
+    let opened = Socket::open(&sockets::dir(), runtime.handle(), session);
+    opened
+        .inspect_err(|e| warn!("the mount cannot be asked for anything: {e:#}"))
+        .ok()
+}
+
 /// The files in `.ebsfs`.
 fn control(
     catalog: &Arc<Catalog>,
@@ -198,6 +211,7 @@ fn control(
     opened: &Opened,
     mountpoint: &Path,
     log_file: Option<PathBuf>,
+    socket: Option<&Path>,
 ) -> Vec<Control> {
     let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
     let (identity, remote) = (opened.store.identity(), opened.remote.clone());
@@ -215,6 +229,7 @@ fn control(
         "store": identity,
         "mountpoint": mountpoint,
         "log_file": log_file,
+        "socket": socket,
     });
     let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
         name,
@@ -224,9 +239,10 @@ fn control(
         text("stats.json", Box::new(stats)),
         text("mount.json", Box::new(move || format!("{mount:#}\n"))),
     ];
-    control.extend(log_file.map(|path| Control {
-        name: "log",
-        content: Content::Link(path),
+    let links = [("log", log_file), ("socket", socket.map(Path::to_owned))];
+    control.extend(links.into_iter().filter_map(|(name, path)| {
+        let content = Content::Link(path?);
+        Some(Control { name, content })
     }));
     control
 }

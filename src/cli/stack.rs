@@ -2,19 +2,21 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::Common;
+use crate::block::BlockIndex;
 use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::Opener;
+use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::server;
 use crate::snapshot::SnapshotInfo;
-use crate::source::{INDEX_MEMORY, IndexCache, SnapshotSource};
+use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
 use crate::stats::{Remote, Stats};
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
@@ -197,4 +199,35 @@ pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &
 pub(super) fn source_opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> server::Opener {
     let cached = cached(store, cache);
     Box::new(move |info| cached(info).0)
+}
+
+/// What lies below an overlay that is not mounted: the snapshot `base`, through `cache`.
+pub(super) fn below(store: &Arc<dyn Store>, base: &SnapshotInfo, cache: &Arc<BlockCache>) -> Base {
+    Base {
+        store: Arc::clone(store),
+        windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+        source: RwLock::new(cached(store, cache)(base).0),
+    }
+}
+
+/// A snapshot through a cache, which may become another.
+pub(super) struct Base {
+    store: Arc<dyn Store>,
+    windows: Arc<IndexCache>,
+    /// Held to look it up and to change it.
+    source: RwLock<Arc<CachedSource>>,
+}
+
+impl Below for Base {
+    fn source(&self) -> Arc<dyn BlockSource> {
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::<CachedSource>::clone(&source)
+    }
+
+    fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
+        let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
+        let next = SnapshotSource::new(store, to, windows);
+        let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
+        *source = Arc::new(source.succeeding(Arc::new(next), differs));
+    }
 }
