@@ -10,6 +10,7 @@ use log::LevelFilter;
 
 use crate::error::{Error, ErrorKind};
 
+mod commit;
 mod daemon;
 mod delete;
 mod export;
@@ -19,12 +20,15 @@ mod info;
 mod interrupt;
 mod list;
 mod mount;
+mod overlay;
+mod prices;
 mod progress;
 mod serve;
 mod sockets;
 mod stack;
 mod state;
 mod umount;
+mod wished;
 
 /// Any EBS snapshot as a file: verified, lazily fetched, read-only.
 #[derive(Parser)]
@@ -73,6 +77,13 @@ struct Common {
 }
 
 impl Common {
+    /// Whether anything was said about where snapshots are.
+    fn names_a_store(&self) -> bool {
+        [&self.store, &self.region, &self.profile, &self.endpoint_url]
+            .into_iter()
+            .any(Option::is_some)
+    }
+
     /// What a user may type to have `verb` done to the same store.
     fn again(&self, verb: &str) -> String {
         let options = [
@@ -100,6 +111,11 @@ enum Command {
     Mount(mount::Mount),
     /// End a mount, also a dead one
     Umount(umount::Umount),
+    /// Make a snapshot of what was edited; prints its id
+    Commit(commit::Commit),
+    /// Look at what was edited, or throw it away
+    #[command(subcommand)]
+    Overlay(overlay::Overlay),
     /// Write a snapshot to a file, a device or stdout
     Export(export::Export),
     /// Delete snapshots
@@ -179,6 +195,8 @@ impl Cli {
             Command::Info(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
             Command::Umount(verb) => verb.run(),
+            Command::Commit(verb) => verb.run(&common),
+            Command::Overlay(verb) => verb.run(&common),
             Command::Export(verb) => verb.run(&common),
             Command::Delete(verb) => verb.run(&common),
             Command::Gc(verb) => verb.run(&common),

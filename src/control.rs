@@ -35,7 +35,7 @@ mod client;
 mod connection;
 mod failure;
 
-pub use self::client::Client;
+pub use self::client::{Canceller, Client};
 pub use self::connection::Events;
 pub use self::failure::Failure;
 

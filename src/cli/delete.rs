@@ -59,7 +59,8 @@ impl Delete {
     }
 }
 
-fn confirmed(found: &[String]) -> Result<bool, Error> {
+/// Whether the user wants what is shown to be gone.
+pub(super) fn confirmed(found: &[String]) -> Result<bool, Error> {
     let mut stdin = io::stdin().lock();
     if !io::stdin().is_terminal() {
         return Err(Error::new(

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -14,11 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::interrupt::unless_interrupted;
 use super::progress::Progress;
 use super::state::Checkpoint;
+use super::wished::Wished;
 use super::{Common, Outcome, print, stack, tell};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::{
-    Encryption, NewSnapshot, SnapshotId, SnapshotInfo, Status, Tags, VolumeSize,
-};
+use crate::snapshot::{Encryption, NewSnapshot, SnapshotId, SnapshotInfo, Status, VolumeSize};
 use crate::source::{BlockSource, RawSource};
 use crate::store::{Store, check_readable};
 use crate::upload::{Config, Difference, Journal, Known, Upload, until_readable};
@@ -45,17 +43,8 @@ pub(super) struct Import {
     #[arg(long)]
     wait: bool,
 
-    /// A description of the snapshot
-    #[arg(long, default_value_t)]
-    description: String,
-
-    /// A tag of the snapshot; may be given several times
-    #[arg(long, value_name = "Key=K,Value=V", value_parser = parse_tag)]
-    tags: Vec<(String, String)>,
-
-    /// Minutes after which an unfinished snapshot expires, 10 to 60
-    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
-    timeout: u64,
+    #[command(flatten)]
+    wished: Wished,
 
     /// Encrypt the snapshot, with the account's default key unless one is named
     #[arg(long)]
@@ -82,15 +71,6 @@ struct ImageState {
 struct Unfinished {
     image: ImageState,
     new: NewSnapshot,
-}
-
-fn parse_tag(text: &str) -> Result<(String, String), String> {
-    let form = || "a tag is written Key=K,Value=V".to_owned();
-    let (key, value) = text
-        .strip_prefix("Key=")
-        .and_then(|rest| rest.split_once(",Value="))
-        .ok_or_else(form)?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Import {
@@ -167,12 +147,12 @@ impl Import {
     }
 
     fn wanted(&self, volume_size: VolumeSize) -> Result<NewSnapshot> {
-        let minutes = self.timeout.saturating_mul(60);
+        let (wished, default) = (&self.wished, NewSnapshot::DEFAULT_TIMEOUT);
         let mut new = NewSnapshot {
             parent: self.parent.clone(),
-            description: self.description.clone(),
-            tags: self.tags.iter().cloned().collect::<Tags>(),
-            timeout: Duration::from_secs(minutes),
+            description: wished.description().unwrap_or_default(),
+            tags: wished.tags()?.unwrap_or_default(),
+            timeout: wished.timeout().unwrap_or(default),
             encryption: (self.encrypted || self.kms_key_arn.is_some()).then(|| Encryption {
                 kms_key_arn: self.kms_key_arn.clone(),
             }),
@@ -180,9 +160,6 @@ impl Import {
         };
         if let Some(token) = &self.client_token {
             new.client_token.clone_from(token);
-        }
-        if new.tags.len() != self.tags.len() {
-            return Err(Error::new(ErrorKind::Invalid, "two tags have the same key"));
         }
         new.check()?;
         Ok(new)

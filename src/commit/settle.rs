@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(chosen(0), [0; 0]);
         assert_eq!(chosen(3), [0, 1, 2]);
         for count in [16, 17, 100, 4096, 134_217_728] {
-            assert_eq!(is_chosen(count - 1, count), true, "the last of {count}");
+            assert!(is_chosen(count - 1, count), "the last of {count}");
             if count <= 4096 {
                 assert_eq!(chosen(count).len(), 16, "of {count}");
             }

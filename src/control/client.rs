@@ -1,6 +1,7 @@
 //! Who asks a daemon for something.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -26,6 +27,12 @@ impl Client {
         Ok(Self {
             stream: BufReader::new(stream),
         })
+    }
+
+    /// What ends the request from another thread.
+    pub fn canceller(&self) -> Result<Canceller> {
+        let stream = self.stream.get_ref().try_clone()?;
+        Ok(Canceller { stream })
     }
 
     /// What the last line says. `tell` is told all lines before it, in order. The daemon's error is this one's.
@@ -56,6 +63,19 @@ impl Client {
             return Err(Error::new(ErrorKind::Unavailable, what));
         }
         serde_json::from_slice(&line).map_err(malformed)
+    }
+}
+
+/// Ends a request that another thread waits for.
+pub struct Canceller {
+    stream: UnixStream,
+}
+
+impl Canceller {
+    /// Cancels what was asked for; whoever waits is told that the daemon has ended.
+    pub fn cancel(&self) {
+        // It fails when the daemon has closed it already.
+        drop(self.stream.shutdown(Shutdown::Both));
     }
 }
 

@@ -154,7 +154,7 @@ fn control_files_tell_of_the_mount() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["log", "mount.json", "stats.json"]);
+    assert_eq!(names, ["log", "mount.json", "socket", "stats.json"]);
     assert_eq!(fs::metadata(&control).unwrap().mode(), 0o040_500);
     let json = |name: &str| -> Value {
         serde_json::from_str(&fs::read_to_string(control.join(name)).unwrap()).unwrap()

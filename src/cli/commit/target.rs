@@ -1,0 +1,129 @@
+//! What is to be committed: a mount, whose daemon is asked, or an overlay that nobody has mounted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::super::Common;
+use super::super::stack::{self, Opened, Snapshots};
+use super::check_store;
+use crate::cache::BlockCache;
+use crate::commit::{Commits, Config};
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountpoint::{FS_TYPE, canonical, mounted_at};
+use crate::overlay::{LocalDirectory, Overlay, read_header};
+
+pub(super) enum Target {
+    Mounted(Mounted),
+    /// The directory of an overlay.
+    Unmounted(PathBuf),
+}
+
+/// A mount, as it tells of itself.
+pub(super) struct Mounted {
+    pub(super) mountpoint: PathBuf,
+    pub(super) socket: PathBuf,
+    /// The identity of its store.
+    pub(super) store: String,
+}
+
+impl Target {
+    pub(super) fn find(path: &Path) -> Result<Self> {
+        let path = canonical(path)?;
+        match mounted_at(&path)? {
+            Some(entry) if entry.fs_type == FS_TYPE => Mounted::at(path).map(Self::Mounted),
+            _ if read_header(&path)?.is_some() => Ok(Self::Unmounted(path)),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "{} is neither a mount of ebsfs nor the directory of an overlay: `findmnt -t {FS_TYPE}` shows mounts",
+                    path.display()
+                ),
+            )),
+        }
+    }
+}
+
+impl Mounted {
+    fn at(mountpoint: PathBuf) -> Result<Self> {
+        let file = mountpoint.join(".ebsfs/mount.json");
+        let told: Value = serde_json::from_slice(&durable::read(&file)?)
+            .map_err(|e| Error::new(ErrorKind::Corrupt, format!("{}: {e}", file.display())))?;
+        let text = |name: &str| told[name].as_str().map(str::to_owned);
+        let (Some(socket), Some(store)) = (text("socket"), text("store")) else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the daemon of {} has no control socket: mount again with this program, its log may say why there is none",
+                    mountpoint.display()
+                ),
+            ));
+        };
+        Ok(Self {
+            mountpoint,
+            socket: socket.into(),
+            store,
+        })
+    }
+}
+
+/// Where an overlay is mounted by a daemon that lives, as far as the daemon said so.
+pub(in crate::cli) fn held(path: &Path) -> Result<Option<PathBuf>> {
+    let holder = LocalDirectory::holder(path)?;
+    let at = holder.and_then(|holder| {
+        let at = holder.doing.strip_prefix("mounted on ")?;
+        Some(PathBuf::from(at))
+    });
+    // One that is unmounted already lets go of it in a moment.
+    Ok(at.filter(|at| mounted_at(at).is_ok_and(|mount| mount.is_some())))
+}
+
+/// An overlay that this process has, and what is needed to commit it.
+pub(in crate::cli) struct Unmounted {
+    pub(in crate::cli) opened: Opened,
+    pub(in crate::cli) commits: Commits,
+}
+
+/// Memory for blocks that are merged with what was written.
+const CACHE: usize = 64 << 20;
+
+impl Unmounted {
+    pub(in crate::cli) fn open(common: &Common, runtime: &Runtime, path: &Path) -> Result<Self> {
+        if let Some(mountpoint) = held(path)? {
+            let at = mountpoint.display();
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the overlay {} is mounted on {at}: `ebsfs commit {at}` commits it",
+                    path.display()
+                ),
+            ));
+        }
+        let opened = stack::open_store(common, runtime)?;
+        let missing = || {
+            let what = format!("there is no overlay in {}", path.display());
+            Error::new(ErrorKind::NotFound, what)
+        };
+        // Before it is taken: what is none stays untouched.
+        let header = read_header(path)?.ok_or_else(missing)?;
+        check_store(&opened.store.identity(), &header.store, "is from")?;
+        let directory = LocalDirectory::open(path)?;
+        directory.describe("committing it")?;
+        let overlay = Overlay::open(Arc::new(directory))?.ok_or_else(missing)?;
+        let base = runtime.block_on(opened.store.info(&overlay.header().base));
+        let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
+        let cache = Arc::new(BlockCache::new(CACHE));
+        let below = Snapshots::new(&opened.store, &cache).below(&base);
+        let commits = Commits::new(
+            Arc::clone(&opened.store),
+            Arc::new(overlay),
+            Arc::new(below),
+            path.to_owned(),
+            Config::new(opened.concurrency),
+        );
+        Ok(Self { opened, commits })
+    }
+}
