@@ -6,7 +6,7 @@
 //! ```text
 //! client  {"version":1,"command":"commit","options":{...}}           one line, at most 64 KiB
 //! daemon  {"event":"progress","index":4711}                          any number of lines
-//! daemon  {"event":"done",...}                                       the last, or
+//! daemon  {"event":"done","answer":...}                              the last, or
 //! daemon  {"event":"error","kind":"conflict","text":["why","cause"]} the last
 //! ```
 //! A client that goes away cancels what it asked for. One that says nothing, or takes nothing of what it is told, loses

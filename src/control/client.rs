@@ -35,12 +35,12 @@ impl Client {
         Ok(Canceller { stream })
     }
 
-    /// What the last line says. `tell` is told all lines before it, in order. The daemon's error is this one's.
+    /// The daemon's answer. `tell` is told all lines before it, in order. The daemon's error is this one's.
     pub fn wait(mut self, mut tell: impl FnMut(Value)) -> Result<Value> {
         loop {
-            let value = self.next_line()?;
+            let mut value = self.next_line()?;
             match value["event"].as_str() {
-                Some("done") => return Ok(value),
+                Some("done") => return Ok(value["answer"].take()),
                 Some("error") => {
                     let failure: Failure = serde_json::from_value(value).map_err(malformed)?;
                     return Err(failure.into());

@@ -72,14 +72,14 @@ pub(super) async fn refuse(stream: UnixStream, why: Error) {
 
 /// The last line.
 fn last(done: Result<Value>) -> Value {
-    let (name, mut line) = match done {
-        Ok(value @ Value::Object(_)) => ("done", value),
-        Ok(Value::Null) => ("done", json!({})),
-        Ok(value) => ("done", json!({ "answer": value })),
-        Err(e) => ("error", json!(Failure::from(&e))),
-    };
-    line["event"] = json!(name);
-    line
+    match done {
+        Ok(answer) => json!({ "event": "done", "answer": answer }),
+        Err(e) => {
+            let mut line = json!(Failure::from(&e));
+            line["event"] = json!("error");
+            line
+        }
+    }
 }
 
 async fn read_request(reader: &mut BufReader<OwnedReadHalf>) -> Result<Request> {

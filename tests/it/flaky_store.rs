@@ -12,6 +12,8 @@ use ebsfs::store::memory::MemoryStore;
 use ebsfs::store::{Listing, Store};
 use tokio::sync::Semaphore;
 
+use crate::common::{Turnable, minutes};
+
 /// What a get or a put is to do instead of succeeding.
 #[derive(Clone, Copy)]
 pub(crate) enum Fault {
@@ -19,10 +21,15 @@ pub(crate) enum Fault {
     Panic,
     /// Says that it succeeded.
     Lie,
+    /// A put: all that is pending has expired just before.
+    Expire,
+    /// A put: never ends.
+    Hang,
 }
 
 pub(crate) struct FlakyStore {
     inner: MemoryStore,
+    clock: Turnable,
     /// One permit lets one get or listing through; closed means that all pass.
     gate: Semaphore,
     /// By number of the get, from 0.
@@ -30,6 +37,8 @@ pub(crate) struct FlakyStore {
     /// By index of the block put.
     put_faults: Mutex<BTreeMap<BlockIndex, Fault>>,
     puts: Mutex<Vec<BlockIndex>>,
+    /// Puts that were asked for, whatever came of them.
+    begun: Mutex<BTreeSet<BlockIndex>>,
     gets: AtomicUsize,
     listings: AtomicUsize,
     waiting: AtomicUsize,
@@ -37,8 +46,11 @@ pub(crate) struct FlakyStore {
 
 impl FlakyStore {
     pub(crate) fn new() -> Arc<Self> {
+        let clock = Turnable::new();
         let store = Self {
-            inner: MemoryStore::new().unwrap(),
+            inner: MemoryStore::with_clock(clock.clock()).unwrap(),
+            clock,
+            begun: Mutex::default(),
             gate: Semaphore::new(0),
             faults: Mutex::default(),
             put_faults: Mutex::default(),
@@ -80,6 +92,11 @@ impl FlakyStore {
         let mut puts = std::mem::take(&mut *self.puts.lock().unwrap());
         puts.sort_unstable();
         puts.into_iter().map(BlockIndex::get).collect()
+    }
+
+    /// Whether block `index` was ever asked to be put.
+    pub(crate) fn puts_begun(&self, index: u32) -> bool {
+        self.begun.lock().unwrap().contains(&BlockIndex::new(index))
     }
 
     pub(crate) fn gets(&self) -> usize {
@@ -174,7 +191,9 @@ impl Store for FlakyStore {
                 format!("get {number} is to fail"),
             )),
             Some(Fault::Panic) => panic!("get {number} is to panic"),
-            Some(Fault::Lie) | None => self.inner.get(id, index).await,
+            Some(Fault::Lie | Fault::Expire | Fault::Hang) | None => {
+                self.inner.get(id, index).await
+            }
         }
     }
 
@@ -183,6 +202,7 @@ impl Store for FlakyStore {
     }
 
     async fn put(&self, id: &SnapshotId, index: BlockIndex, block: &Block) -> Result<()> {
+        self.begun.lock().unwrap().insert(index);
         let fault = self.put_faults.lock().unwrap().remove(&index);
         match fault {
             Some(Fault::Fail) => Err(Error::new(
@@ -191,6 +211,11 @@ impl Store for FlakyStore {
             )),
             Some(Fault::Panic) => panic!("put {index} is to panic"),
             Some(Fault::Lie) => Ok(()),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Expire) => {
+                self.clock.advance(minutes(61));
+                self.inner.put(id, index, block).await
+            }
             None => {
                 self.puts.lock().unwrap().push(index);
                 self.inner.put(id, index, block).await

@@ -14,6 +14,7 @@ mod cli_import;
 mod cli_parent;
 mod cli_show;
 mod cli_store;
+mod commit;
 mod common;
 mod conformance;
 mod crash;

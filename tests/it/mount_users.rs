@@ -117,7 +117,12 @@ impl Nobody {
         command.args(["-t", &self.holder.id().to_string(), "-m", "--"]);
         command.args(AS_NOBODY).arg(program).args(args);
         let mut command = self.world.surround(command);
-        finish(command.env("XDG_STATE_HOME", self.path("nobody")))
+        let own = self.path("nobody");
+        finish(
+            command
+                .env("XDG_STATE_HOME", &own)
+                .env("XDG_RUNTIME_DIR", &own),
+        )
     }
 
     fn ebsfs(&self, args: &[&str]) -> Said {

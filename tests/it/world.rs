@@ -151,6 +151,7 @@ impl World {
             .tempdir_in(parent)
             .unwrap();
         let dir = fs::canonicalize(temporary.path()).unwrap();
+        fs::create_dir(dir.join("run")).unwrap();
         let (end, ended) = mpsc::channel();
         let watched = dir.clone();
         let watchdog = thread::spawn(move || {
@@ -212,6 +213,7 @@ impl World {
             .current_dir(&self.dir)
             .env("HOME", &self.dir)
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
             .env_remove("RUST_LOG")
             .env_remove("EBSFS_STORE")
             .env_remove("EBSFS_INTERNAL_DETACHED");
