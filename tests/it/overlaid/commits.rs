@@ -51,6 +51,7 @@ fn each_commit_is_the_disk_of_its_time_and_holds_only_what_was_edited() {
     // A whole block of the parent becomes zeros; where it has none, nothing changes.
     fallocate(&file, punch, 8 * BLOCK, BLOCK).unwrap();
     fallocate(&file, punch, 900 * BLOCK, 100 * BLOCK).unwrap();
+    drop(file);
     let first_time = copy(&world, &disk, "first.img");
     let first = disk.commit(&["--description", "one"]);
     disk.write(3 * BLOCK + 5, b"later");
