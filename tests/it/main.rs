@@ -41,6 +41,7 @@ mod mount_views;
 mod mount_writes;
 mod oracle;
 mod peer_coldsnap;
+mod peer_fsx;
 mod program;
 mod ram_disk;
 mod readme;
