@@ -26,8 +26,8 @@ use crate::error::Result;
 /// The name of the control directory.
 const CONTROL_NAME: &str = ".ebsfs";
 
-/// How long the kernel may believe an attribute or a name. Contents never change and are kept for ever; the
-/// number of allocated blocks becomes known little by little.
+/// How long the kernel may believe an attribute or a name. Contents are kept for ever, as they change by its own
+/// requests only and are otherwise dropped; the number of allocated blocks becomes known little by little.
 const TTL: Duration = Duration::from_secs(1);
 
 /// Threads for requests that wait: more than a local disk can use at once. Each takes a request's buffer of

@@ -5,7 +5,8 @@
 //! show them are dropped from the kernel's cache, and only then is the `fsync` answered.
 //!
 //! Dropping a page waits for whoever reads it and writes it back if it is dirty, so it waits for requests that
-//! this daemon answers. It is done in a thread that answers none.
+//! this daemon answers. It is done in a thread that answers none. A daemon that is killed in the middle of this
+//! wait cannot end, as the kernel does not interrupt it: then `umount -f` aborts the mount.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};

@@ -44,6 +44,7 @@ mod oracle;
 mod overlaid;
 mod overlay;
 mod peer_coldsnap;
+mod peer_fsx;
 mod program;
 mod ram_disk;
 mod readme;
