@@ -12,6 +12,7 @@ use crate::common::gib;
 mod crash;
 mod directory;
 mod local;
+mod meanwhile;
 mod model;
 mod simulated;
 

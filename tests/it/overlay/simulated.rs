@@ -354,6 +354,12 @@ impl Simulated {
         self.recording().events.len()
     }
 
+    /// How long the file `name` is.
+    pub(crate) fn length_of(&self, name: &str) -> u64 {
+        let recording = self.recording();
+        recording.now.files[&recording.now.names[name]].len
+    }
+
     /// From now on no file can be synced.
     pub(crate) fn fail_syncs(&self, fails: bool) {
         self.recording().fails_sync = fails;
