@@ -69,6 +69,15 @@ need_coldsnap() {
     cargo install --quiet --locked --root target/peers --version $version coldsnap
 }
 
+# A peer of the tests of writable mounts, below target.
+need_fsx() {
+    local version=0.3.2
+    [[ -x target/peers/bin/fsx ]] && return
+    need_cargo
+    say "installing fsx $version below target/peers"
+    cargo install --quiet --locked --root target/peers --version $version fsx
+}
+
 # aws_clients DIR makes DIR a Python environment with the aws CLI and boto3, unless it is one of these versions.
 aws_clients() {
     local dir=$1 wanted=(awscli==1.46.2 boto3==1.44.5)

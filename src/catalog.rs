@@ -17,15 +17,22 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::error::{ErrorKind, Result};
-use crate::fuse::{Export, Exports};
+use crate::fuse::{Export, Exports, Writable};
 use crate::partition::{Partition, Slice, read_table};
-use crate::read_at::{DEADLINE, ReadAt, too_late};
+use crate::read_at::{DEADLINE, ReadAt, WriteAt, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo, Status};
 use crate::stats::Stats;
 use crate::store::{Store, check_readable};
 
-/// A snapshot's bytes, and where what happens to them is counted.
-pub type Opened = (Arc<dyn ReadAt>, Arc<Stats>);
+/// A snapshot's bytes.
+pub struct Opened {
+    /// To read.
+    pub data: Arc<dyn ReadAt>,
+    /// The same bytes to write to, if they can be.
+    pub writable: Option<Arc<dyn WriteAt>>,
+    /// Where what happens to them is counted.
+    pub stats: Arc<Stats>,
+}
 
 /// How a completed snapshot becomes bytes.
 pub type Opener = Box<dyn Fn(&SnapshotInfo) -> Opened + Send + Sync>;
@@ -79,6 +86,22 @@ impl Catalog {
             .collect()
     }
 
+    /// Whether a disk that is open can be written to.
+    pub fn is_writable(&self) -> bool {
+        self.disks()
+            .values()
+            .any(|disk| disk.whole.writable.is_some())
+    }
+
+    /// Makes durable what was written to the disks that can be.
+    pub fn sync(&self) -> Result<()> {
+        let disks: Vec<_> = self.disks().values().cloned().collect();
+        let writable = disks.iter().filter_map(|disk| disk.whole.writable.as_ref());
+        // The others are synced also if one fails.
+        let synced: Vec<_> = writable.map(|writable| writable.data.sync()).collect();
+        synced.into_iter().collect()
+    }
+
     fn disks(&self) -> MutexGuard<'_, HashMap<SnapshotId, Arc<Disk>>> {
         self.disks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,13 +112,13 @@ impl Catalog {
         }
         let info = self.wait(self.store.info(id))?;
         check_readable(id, info.status)?;
-        let (data, stats) = (self.open)(&info);
+        let opened = (self.open)(&info);
         let whole = Arc::new(Export {
             name: format!("{id}.img"),
-            data,
-            writable: None,
+            data: opened.data,
+            writable: opened.writable.map(|data| Writable { data, start: 0 }),
             time: info.start_time.unwrap_or_default().into(),
-            stats,
+            stats: opened.stats,
         });
         let disk = Arc::new(Disk {
             whole,
@@ -150,11 +173,19 @@ impl Disk {
             .iter()
             .for_each(|warning| warn!("{id}: {warning}"));
         let open = |partition: Partition| {
-            let slice = Slice::new(Arc::clone(data), partition.range)?;
+            let range = partition.range;
+            let writable = match &self.whole.writable {
+                Some(disk) => Some(Writable {
+                    data: Arc::new(Slice::new(Arc::clone(&disk.data), range.clone())?),
+                    start: range.start,
+                }),
+                None => None,
+            };
+            let slice = Slice::new(Arc::clone(data), range)?;
             Ok(Arc::new(Export {
                 name: format!("{id}.p{}.img", partition.number),
                 data: Arc::new(slice),
-                writable: None,
+                writable,
                 time: self.whole.time,
                 stats: Arc::clone(&self.whole.stats),
             }))

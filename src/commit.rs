@@ -58,7 +58,7 @@ pub trait Below: Send + Sync {
 /// How a commit is done.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Blocks under way at one time; [`Config::MOST`] at most. Each takes 512 KiB while it is read, merged and put, and
+    /// Blocks under way at one time, [`Config::MOST`] at most. Each takes 512 KiB while it is read, merged and put, and
     /// what is fetched for merging counts in the cache.
     pub concurrency: usize,
 }
@@ -66,6 +66,13 @@ pub struct Config {
 impl Config {
     /// So that a mounted daemon keeps to its cache and 64 MiB: 32 blocks are 16 MiB, and 16 more as they are sent.
     pub const MOST: usize = 32;
+
+    /// As many at one time as a store can use.
+    pub fn new(concurrency: usize) -> Self {
+        Self {
+            concurrency: concurrency.clamp(1, Self::MOST),
+        }
+    }
 }
 
 impl Default for Config {

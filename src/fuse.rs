@@ -1,11 +1,14 @@
-//! Bytes as files: a read-only FUSE directory of named exports.
+//! Bytes as files: a FUSE directory of named exports, some of which may be writable.
 //!
 //! This module translates and never decides: what files there are and what they hold is asked of [`Exports`].
 //! It promises that a read answers its full length or an error, that requests which wait never hold up others,
 //! and that the errors of this crate reach the kernel by one table, [`errno`].
 //!
-//! A read that needs no waiting is answered in the thread that took it from the kernel; whatever may wait goes
-//! to a bounded pool.
+//! A read or write that needs no waiting is answered in the thread that took it from the kernel; whatever may
+//! wait goes to a bounded pool. What was written is durable and seen through all files that show the same bytes
+//! once `fsync` has been answered, and is synced besides every few seconds and at the end of the mount. Files
+//! have the sizes and names that they have: nothing is created, removed, truncated or enlarged.
+//!
 //! Beside the exports there is `.ebsfs`, a directory of files about the mount itself. It can be entered but is
 //! not listed, so that copying the directory copies images only.
 
@@ -15,17 +18,24 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{Errno, Session, SessionACL};
+use log::debug;
 
 use self::mountpoint::MountEntry;
+use self::views::Idle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{ReadAt, WriteAt};
 use crate::stats::Stats;
 
+mod failures;
 mod files;
 mod filesystem;
 mod inodes;
 pub mod mountpoint;
 mod pool;
+mod ranges;
+mod reading;
+mod views;
+mod writing;
 
 /// A file.
 pub struct Export {
@@ -35,9 +45,9 @@ pub struct Export {
     pub data: Arc<dyn ReadAt>,
     /// How it is written to, if it can be.
     pub writable: Option<Writable>,
-    /// All its times.
+    /// All its times, until it is written to.
     pub time: SystemTime,
-    /// Where its reads are counted.
+    /// Where its reads and writes are counted.
     pub stats: Arc<Stats>,
 }
 
@@ -81,6 +91,8 @@ pub struct Config {
     pub mountpoint: PathBuf,
     /// Whether others than the owner may read, root among them.
     pub allow_other: bool,
+    /// Whether there are files that can be written to. Only the owner may.
+    pub writable: bool,
 }
 
 /// Threads that read requests. A second one takes over while the first copies a large hit.
@@ -95,9 +107,14 @@ pub fn mount(
     ended: Box<dyn FnOnce() + Send + Sync>,
 ) -> Result<MountEntry> {
     let path = &config.mountpoint;
-    let filesystem = filesystem::Directory::new(exports, control, config.allow_other, ended)?;
-    let fuse = mountpoint::attach(path, config.allow_other)?;
-    let mounted = serve(filesystem, fuse, path);
+    if config.writable {
+        become_io_flusher();
+    }
+    let (filesystem, idle) = filesystem::Directory::new(exports, control, config, ended)?;
+    let fuse = mountpoint::attach(config)?;
+    // Without writes there is nothing to forget.
+    let idle = config.writable.then_some(idle);
+    let mounted = serve(filesystem, idle, fuse, path);
     if mounted.is_err() {
         // Without a session it would be a dead mount.
         drop(mountpoint::detach(path, true));
@@ -105,12 +122,29 @@ pub fn mount(
     mounted
 }
 
-fn serve(filesystem: filesystem::Directory, fuse: OwnedFd, path: &Path) -> Result<MountEntry> {
+/// Tells the kernel that this thread, and every thread that it starts from now on, writes out what others'
+/// memory is freed by: its own memory must then be found without waiting for that. Without this a loop device on
+/// a writable mount could wait for itself when memory is short. Has no effect without the right to do so.
+pub fn become_io_flusher() {
+    if let Err(e) = rustix::process::configure_io_flusher_behavior(true) {
+        debug!("memory is not set aside for writing: {e}");
+    }
+}
+
+fn serve(
+    filesystem: filesystem::Directory,
+    idle: Option<Idle>,
+    fuse: OwnedFd,
+    path: &Path,
+) -> Result<MountEntry> {
     let cannot = |e| Error::io(e, "serve", path);
     let mut options = fuser::Config::default();
     options.n_threads = Some(SESSION_THREADS);
     // The kernel has checked the owner already; once more here would only refuse root.
     let session = Session::from_fd(filesystem, fuse, SessionACL::All, options).map_err(cannot)?;
+    if let Some(idle) = idle {
+        idle.start(session.notifier())?;
+    }
     session.spawn().map_err(cannot)?;
     // That it answers is what the caller waits for.
     std::fs::metadata(path).map_err(|e| Error::io(e, "reach", path))?;

@@ -1,7 +1,8 @@
 //! Blocks as bytes: the seam between the asynchronous levels below and the synchronous ones above.
 //!
 //! [`Image`] cuts a checked byte range into pieces, takes what is at hand, and waits for the rest, which it asks
-//! for all at once. It keeps nothing: blocks belong to the cache, listings to the source.
+//! for all at once. It keeps nothing: blocks belong to the cache, listings to the source. [`OverlaidImage`] is a disk that
+//! can be written to: an overlay over an image.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +15,10 @@ use crate::error::Result;
 use crate::read_at::{Extent, ReadAt, check_range};
 use crate::source::BlockSource;
 use crate::store::Listing;
+
+mod overlaid;
+
+pub use self::overlaid::OverlaidImage;
 
 /// A disk as bytes.
 pub struct Image {

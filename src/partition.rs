@@ -8,7 +8,7 @@
 //! no length or count on the disk decides how much is allocated or how long it takes. Partitions may overlap:
 //! they are only views.
 //!
-//! It does not write, does not look into partitions (BSD labels, LVM), does not compare the copies of a GPT while
+//! It writes no table, does not look into partitions (BSD labels, LVM), does not compare the copies of a GPT while
 //! the first is good, and does not search for a table that nothing at the disk's start announces: what is left of
 //! an earlier table at its end never wins.
 
@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::{Extent, ReadAt, check_range};
+use crate::read_at::{Extent, ReadAt, WriteAt, check_range};
 
 mod gpt;
 mod mbr;
@@ -155,15 +155,15 @@ fn within_disk(
     Some(start..end.min(size))
 }
 
-/// A range of a disk as bytes of its own: a partition.
-pub struct Slice {
-    disk: Arc<dyn ReadAt>,
+/// A range of a disk as bytes of its own: a partition. It can be written to if the disk can.
+pub struct Slice<D: ?Sized = dyn ReadAt> {
     range: Range<u64>,
+    disk: Arc<D>,
 }
 
-impl Slice {
+impl<D: ReadAt + ?Sized> Slice<D> {
     /// The bytes `range` of `disk`; `Invalid` unless all of them are there.
-    pub fn new(disk: Arc<dyn ReadAt>, range: Range<u64>) -> Result<Self> {
+    pub fn new(disk: Arc<D>, range: Range<u64>) -> Result<Self> {
         if range.start > range.end || range.end > disk.size() {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -175,7 +175,7 @@ impl Slice {
                 ),
             ));
         }
-        Ok(Self { disk, range })
+        Ok(Self { range, disk })
     }
 
     /// Where `len` bytes from `offset` begin on the disk, once they are known to be inside.
@@ -191,7 +191,7 @@ impl Slice {
     }
 }
 
-impl ReadAt for Slice {
+impl<D: ReadAt + ?Sized> ReadAt for Slice<D> {
     fn size(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
@@ -222,6 +222,31 @@ impl ReadAt for Slice {
             return Some(0);
         }
         self.disk.allocated(range)
+    }
+}
+
+impl<D: WriteAt + ?Sized> WriteAt for Slice<D> {
+    fn try_write_at(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        self.disk
+            .try_write_at(self.on_disk(offset, data.len())?, data)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.disk.write_at(self.on_disk(offset, data.len())?, data)
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        // An end before the start is refused below, as one past the end is.
+        let len = range.end.checked_sub(range.start);
+        let len = len.and_then(|len| usize::try_from(len).ok());
+        let start = self.on_disk(range.start, len.unwrap_or(usize::MAX))?;
+        // Cannot saturate either: all of it is inside.
+        let end = self.range.start.saturating_add(range.end);
+        self.disk.zero(start..end)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.sync()
     }
 }
 

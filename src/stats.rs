@@ -33,7 +33,11 @@ pub struct Stats {
     pub reads: Counter,
     /// Bytes that those reads returned.
     pub bytes: Counter,
-    /// Reads that ended in an error.
+    /// Writes and discards asked for.
+    pub writes: Counter,
+    /// Bytes that those writes took.
+    pub written_bytes: Counter,
+    /// Reads, writes and syncs that ended in an error.
     pub errors: Counter,
     /// Blocks answered from memory.
     pub hits: Counter,

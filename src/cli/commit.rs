@@ -10,7 +10,7 @@ use super::interrupt::unless_interrupted;
 use super::wished::Wished;
 use super::{Common, Outcome, Stop, stack, tell};
 use crate::blocking::blocking;
-use crate::commit::{self, Commits, Depth, Event, Settled, Wish};
+use crate::commit::{Commits, Depth, Event, Settled, Wish};
 use crate::control::{Client, Request, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::users;
@@ -224,12 +224,5 @@ fn tell_of_users(mountpoint: &Path) {
             "the disk is in use by {}: the snapshot holds it as a power failure would leave it; for a clean file system unmount it first, or freeze it by --freeze DIR (or `fsfreeze`)",
             users.join(", ")
         ));
-    }
-}
-
-/// The commits of an overlay over `below`, with what the store can do at one time.
-pub(super) fn config(concurrency: usize) -> commit::Config {
-    commit::Config {
-        concurrency: concurrency.min(commit::Config::MOST),
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::interrupt::unless_interrupted;
 use super::list::{Shown, printable, started};
 use super::progress::Progress;
+use super::stack::Snapshots;
 use super::{Common, Outcome, print, print_json, stack};
 use crate::block::{BlockIndex, bytes_of};
 use crate::cache::BlockCache;
@@ -56,7 +57,7 @@ impl Info {
                 let blocks = runtime.block_on(unless_interrupted(listing, how))?;
                 drop(progress);
                 let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-                let (disk, _) = stack::opener(store, &cache, &runtime)(&info);
+                let disk = Snapshots::new(store, &cache).opener(&runtime)(&info).data;
                 Some(Contents {
                     blocks,
                     table: partitions(&info, read_table(&*disk)),

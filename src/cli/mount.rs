@@ -7,21 +7,26 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use clap::Args;
-use log::{info, warn};
+use log::{error, info, warn};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::stack::Opened;
+use super::stack::{Opened, Snapshots};
 use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
-use crate::control::Socket;
+use crate::commit::{self, Commits};
+use crate::control::{Commands, Socket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{self, MountEntry, canonical, detach_own, users};
 use crate::fuse::{self, Content, Control, Exports};
 use crate::session::Session;
-use crate::snapshot::SnapshotId;
+use crate::snapshot::{SnapshotId, VolumeSize};
+
+mod edits;
+
+use self::edits::{Edits, Wanted};
 
 #[derive(Args)]
 #[command(override_usage = "ebsfs mount [OPTIONS] [SNAPSHOT]... MOUNTPOINT")]
@@ -37,6 +42,14 @@ pub(super) struct Mount {
     /// Memory for blocks
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
     cache_size: usize,
+
+    /// Let the snapshot be written to: what is written goes to this directory, made if missing
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
+
+    /// Grow the disk to so many GiB; what is beyond the snapshot's is zeros
+    #[arg(long, value_name = "GIB", requires = "overlay", value_parser = parse_size)]
+    size: Option<VolumeSize>,
 
     /// Let other users read too, root among them; as an ordinary user this needs user_allow_other in /etc/fuse.conf
     #[arg(long)]
@@ -138,14 +151,51 @@ impl Mount {
         }
     }
 
+    /// The overlay, if one was asked for.
+    fn edits(
+        &self,
+        ids: &[SnapshotId],
+        mountpoint: &Path,
+        opened: &Opened,
+        runtime: &Runtime,
+    ) -> Result<Option<Edits>> {
+        let Some(directory) = &self.overlay else {
+            return Ok(None);
+        };
+        let wanted = Wanted {
+            directory,
+            snapshots: ids,
+            size: self.size,
+            mountpoint,
+        };
+        wanted.open(opened, runtime).map(Some)
+    }
+
     fn serve(&self, common: &Common) -> Outcome {
         let (ids, mountpoint) = self.what_and_where()?;
         let runtime = stack::runtime()?;
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let named = (!ids.is_empty()).then_some(ids);
-        let opener = stack::opener(store, &cache, &runtime);
+        let snapshots = Snapshots::new(store, &cache);
+        let (opener, named, commits) = match self.edits(&ids, &mountpoint, &opened, &runtime)? {
+            Some(edits) => {
+                let Edits {
+                    overlay,
+                    base,
+                    directory,
+                } = edits;
+                let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
+                let config = commit::Config::new(opened.concurrency);
+                let store = Arc::clone(store);
+                let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
+                (opener, Some(vec![base.id]), Some(commits))
+            }
+            None => {
+                let named = (!ids.is_empty()).then_some(ids);
+                (snapshots.opener(&runtime), named, None)
+            }
+        };
         let catalog = Arc::new(Catalog::open(
             Arc::clone(store),
             runtime.handle().clone(),
@@ -162,9 +212,18 @@ impl Mount {
         if let (false, Some(path)) = (self.detached, &log_file) {
             daemon::log_to(path)?;
         }
-        let socket = open_socket(&runtime, Session::read_only());
-        let path = socket.as_ref().map(Socket::path);
-        let control = control(&catalog, &cache, &opened, &mountpoint, log_file, path);
+        let session = match commits {
+            Some(commits) => Session::new(commits, runtime.handle()),
+            None => Session::read_only(),
+        };
+        let socket = listen(&session, &runtime);
+        let about = About {
+            mountpoint: &mountpoint,
+            log_file,
+            socket: socket.as_ref().map(Socket::path),
+            overlay: self.overlay.as_deref(),
+        };
+        let control = control(&catalog, &cache, &opened, about);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
@@ -172,6 +231,7 @@ impl Mount {
         let config = fuse::Config {
             mountpoint: mountpoint.clone(),
             allow_other: self.allow_other,
+            writable: catalog.is_writable(),
         };
         let exports: Arc<dyn Exports> = Arc::<Catalog>::clone(&catalog);
         let mount = fuse::mount(exports, control, &config, ended)?;
@@ -181,7 +241,7 @@ impl Mount {
         } else {
             Ok(())
         };
-        if let Err(e) = ready.and_then(|()| until_ended(&events, &mount)) {
+        if let Err(e) = ready.and_then(|()| until_ended(&events, &mount, &catalog)) {
             // Without this process the mount would be a dead one.
             drop(detach_own(&mount, true));
             return Err(e.into());
@@ -195,13 +255,25 @@ impl Mount {
     }
 }
 
-/// Where the user may ask the daemon for something. Without it the mount is as good for reading: this may be a
-/// machine where nothing can be made.
-fn open_socket(runtime: &Runtime, session: Arc<Session>) -> Option<Socket> {
-    let opened = Socket::open(&sockets::dir(), runtime.handle(), session);
-    opened
-        .inspect_err(|e| warn!("the mount cannot be asked for anything: {e:#}"))
+fn parse_size(text: &str) -> Result<VolumeSize, String> {
+    let gib = text.parse().map_err(|_| "not a number of GiB".to_owned())?;
+    VolumeSize::from_gib(gib).map_err(|e| e.to_string())
+}
+
+/// The daemon's socket. Without one the mount shows its files all the same.
+fn listen(session: &Arc<Session>, runtime: &Runtime) -> Option<Socket> {
+    let commands: Arc<dyn Commands> = Arc::<Session>::clone(session);
+    Socket::open(&sockets::dir(), runtime.handle(), commands)
+        .inspect_err(|e| warn!("nothing can be asked of this mount: {e:#}"))
         .ok()
+}
+
+/// What a mount tells of itself.
+struct About<'a> {
+    mountpoint: &'a Path,
+    log_file: Option<PathBuf>,
+    socket: Option<&'a Path>,
+    overlay: Option<&'a Path>,
 }
 
 /// The files in `.ebsfs`.
@@ -209,9 +281,7 @@ fn control(
     catalog: &Arc<Catalog>,
     cache: &Arc<BlockCache>,
     opened: &Opened,
-    mountpoint: &Path,
-    log_file: Option<PathBuf>,
-    socket: Option<&Path>,
+    about: About<'_>,
 ) -> Vec<Control> {
     let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
     let (identity, remote) = (opened.store.identity(), opened.remote.clone());
@@ -227,9 +297,10 @@ fn control(
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "store": identity,
-        "mountpoint": mountpoint,
-        "log_file": log_file,
-        "socket": socket,
+        "mountpoint": about.mountpoint,
+        "log_file": about.log_file,
+        "socket": about.socket,
+        "overlay": about.overlay.and_then(|path| std::path::absolute(path).ok()),
     });
     let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
         name,
@@ -239,7 +310,10 @@ fn control(
         text("stats.json", Box::new(stats)),
         text("mount.json", Box::new(move || format!("{mount:#}\n"))),
     ];
-    let links = [("log", log_file), ("socket", socket.map(Path::to_owned))];
+    let links = [
+        ("log", about.log_file),
+        ("socket", about.socket.map(Path::to_owned)),
+    ];
     control.extend(links.into_iter().filter_map(|(name, path)| {
         let content = Content::Link(path?);
         Some(Control { name, content })
@@ -268,8 +342,9 @@ fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
 }
 
 /// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
-/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same.
-fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
+/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same. Either way what
+/// was written is durable first.
+fn until_ended(events: &Receiver<Event>, mount: &MountEntry, catalog: &Catalog) -> Result<()> {
     let mut leaving = false;
     loop {
         let event = if leaving {
@@ -286,10 +361,14 @@ fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
                 );
                 // It may be out of the tree already.
                 drop(detach_own(mount, true));
+                flush(catalog);
                 return Ok(());
             }
             Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
                 let first = !std::mem::replace(&mut leaving, true);
+                if first {
+                    flush(catalog);
+                }
                 // Once it is detached the session ends, and says so.
                 if let Err(e) = detach_own(mount, false)
                     && first
@@ -303,6 +382,13 @@ fn until_ended(events: &Receiver<Event>, mount: &MountEntry) -> Result<()> {
                 }
             }
         }
+    }
+}
+
+/// Makes durable what was written, before it is known when the mount will end.
+fn flush(catalog: &Catalog) {
+    if let Err(e) = catalog.sync() {
+        error!("what was written last may be lost: {e:#}");
     }
 }
 

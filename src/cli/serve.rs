@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::mount::parse_cache_size;
+use super::stack::Snapshots;
 use super::{Common, Outcome, print, stack, tell};
 use crate::cache::BlockCache;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,7 +90,7 @@ impl Serve {
         };
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let opener = stack::source_opener(store, &cache);
+        let opener = Snapshots::new(store, &cache).source_opener();
         let identity = store.identity();
         let limits = Limits::default();
         let faults = self.fault.clone().unwrap_or_default();

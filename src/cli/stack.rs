@@ -10,10 +10,11 @@ use tokio::runtime::{Builder, Runtime};
 use super::Common;
 use crate::block::BlockIndex;
 use crate::cache::{BlockCache, CachedSource};
-use crate::catalog::Opener;
+use crate::catalog::{self, Opener};
 use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, OverlaidImage};
+use crate::overlay::Overlay;
 use crate::server;
 use crate::snapshot::SnapshotInfo;
 use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
@@ -171,51 +172,102 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
-/// Snapshots as blocks, all of them through one cache; each counts for itself.
-fn cached(
-    store: &Arc<dyn Store>,
-    cache: &Arc<BlockCache>,
-) -> impl Fn(&SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) + Send + Sync + use<> {
-    let (store, cache) = (Arc::clone(store), Arc::clone(cache));
-    let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
-    move |info| {
+/// Snapshots of one store as blocks, all of them through one cache and with their listings within one bound; each
+/// counts for itself.
+#[derive(Clone)]
+pub(super) struct Snapshots {
+    store: Arc<dyn Store>,
+    cache: Arc<BlockCache>,
+    windows: Arc<IndexCache>,
+}
+
+impl Snapshots {
+    pub(super) fn new(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            cache: Arc::clone(cache),
+            windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+        }
+    }
+
+    fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
+        let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
+        Arc::new(SnapshotSource::new(store, info, windows))
+    }
+
+    fn cached(&self, info: &SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) {
         let stats = Arc::new(Stats::default());
-        let source = SnapshotSource::new(Arc::clone(&store), info, Arc::clone(&windows));
-        let cached = CachedSource::new(Arc::new(source), Arc::clone(&cache), Arc::clone(&stats));
+        let cache = Arc::clone(&self.cache);
+        let cached = CachedSource::new(self.source(info), cache, Arc::clone(&stats));
         (Arc::new(cached), stats)
     }
-}
 
-/// Snapshots as bytes, for a mount.
-pub(super) fn opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>, runtime: &Runtime) -> Opener {
-    let (cached, runtime) = (cached(store, cache), runtime.handle().clone());
-    Box::new(move |info| {
-        let (source, stats) = cached(info);
-        (Arc::new(Image::new(source, runtime.clone())), stats)
-    })
-}
+    /// As bytes, for a mount.
+    pub(super) fn opener(self, runtime: &Runtime) -> Opener {
+        let runtime = runtime.handle().clone();
+        Box::new(move |info| {
+            let (source, stats) = self.cached(info);
+            catalog::Opened {
+                data: Arc::new(Image::new(source, runtime.clone())),
+                writable: None,
+                stats,
+            }
+        })
+    }
 
-/// Snapshots as blocks, for a server.
-pub(super) fn source_opener(store: &Arc<dyn Store>, cache: &Arc<BlockCache>) -> server::Opener {
-    let cached = cached(store, cache);
-    Box::new(move |info| cached(info).0)
-}
+    /// The same, and `base` with `overlay` over it; also what lies below that.
+    pub(super) fn opener_over(
+        self,
+        overlay: &Arc<Overlay>,
+        base: &SnapshotInfo,
+        runtime: &Runtime,
+    ) -> (Opener, Base) {
+        let (source, stats) = self.cached(base);
+        let below = Arc::<CachedSource>::clone(&source);
+        let handle = runtime.handle().clone();
+        let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), below, handle));
+        let below = Base {
+            snapshots: self.clone(),
+            source: RwLock::new(source),
+            image: Some(Arc::clone(&image)),
+        };
+        let (id, others) = (base.id.clone(), self.opener(runtime));
+        let opener = move |info: &SnapshotInfo| {
+            if info.id != id {
+                return others(info);
+            }
+            catalog::Opened {
+                data: Arc::<OverlaidImage>::clone(&image),
+                writable: Some(Arc::<OverlaidImage>::clone(&image)),
+                stats: Arc::clone(&stats),
+            }
+        };
+        (Box::new(opener), below)
+    }
 
-/// What lies below an overlay that is not mounted: the snapshot `base`, through `cache`.
-pub(super) fn below(store: &Arc<dyn Store>, base: &SnapshotInfo, cache: &Arc<BlockCache>) -> Base {
-    Base {
-        store: Arc::clone(store),
-        windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
-        source: RwLock::new(cached(store, cache)(base).0),
+    /// What lies below an overlay that is not mounted.
+    pub(super) fn below(self, base: &SnapshotInfo) -> Base {
+        let source = self.cached(base).0;
+        Base {
+            snapshots: self,
+            source: RwLock::new(source),
+            image: None,
+        }
+    }
+
+    /// As blocks, for a server.
+    pub(super) fn source_opener(self) -> server::Opener {
+        Box::new(move |info| self.cached(info).0)
     }
 }
 
-/// A snapshot through a cache, which may become another.
+/// The snapshot below an overlay, which a commit exchanges.
 pub(super) struct Base {
-    store: Arc<dyn Store>,
-    windows: Arc<IndexCache>,
-    /// Held to look it up and to change it.
+    snapshots: Snapshots,
+    /// Held to look it up and to exchange it.
     source: RwLock<Arc<CachedSource>>,
+    /// What is mounted of it.
+    image: Option<Arc<OverlaidImage>>,
 }
 
 impl Below for Base {
@@ -225,9 +277,11 @@ impl Below for Base {
     }
 
     fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
-        let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
-        let next = SnapshotSource::new(store, to, windows);
+        let next = self.snapshots.source(to);
         let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
-        *source = Arc::new(source.succeeding(Arc::new(next), differs));
+        *source = Arc::new(source.succeeding(next, differs));
+        if let Some(image) = &self.image {
+            image.rebase(Arc::<CachedSource>::clone(&source));
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! What the directory shows: files by number, their attributes, listings, and what is open.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo};
 
-use super::inodes::{CONTROL_DIR, FIRST_CONTROL, Inodes};
-use super::{Content, Control, Exports};
+use super::inodes::{CONTROL_DIR, FIRST_CONTROL, File, Inodes};
+use super::views::Forgetter;
+use super::{Content, Control, Export, Exports};
 use crate::block::BLOCK_SIZE;
 use crate::error::Result;
 
@@ -21,6 +22,9 @@ pub(super) struct Files {
     control: Vec<Control>,
     pub(super) inodes: Inodes,
     pub(super) opened: Opened,
+    pub(super) forgetter: Forgetter,
+    /// Whether something was written after the last sync had begun.
+    unsynced: AtomicBool,
     uid: u32,
     gid: u32,
     /// Whether others than the owner may read.
@@ -69,12 +73,19 @@ impl Opened {
 }
 
 impl Files {
-    pub(super) fn new(exports: Arc<dyn Exports>, control: Vec<Control>, allow_other: bool) -> Self {
+    pub(super) fn new(
+        exports: Arc<dyn Exports>,
+        control: Vec<Control>,
+        allow_other: bool,
+        forgetter: Forgetter,
+    ) -> Self {
         Self {
             exports,
             control,
             inodes: Inodes::default(),
             opened: Opened::default(),
+            forgetter,
+            unsynced: AtomicBool::new(false),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             allow_other,
@@ -97,14 +108,48 @@ impl Files {
             let size = u64::try_from(size).unwrap_or(u64::MAX);
             return Some(self.attributes(ino, kind, size, 1, time));
         }
-        let export = self.inodes.export(ino)?;
+        let file = self.inodes.file(ino)?;
+        let export = &file.export;
         let size = export.data.size();
         // Programs take a file for sparse if its blocks are fewer than its size: until all is listed, say one.
         let sectors = export
             .data
             .allocated(0..size)
             .map_or(1, |bytes| bytes.div_ceil(512).max(1));
-        Some(self.attributes(ino, FileType::RegularFile, size, sectors, export.time))
+        let time = file.notes.last().unwrap_or(export.time);
+        let mut attr = self.attributes(ino, FileType::RegularFile, size, sectors, time);
+        if export.writable.is_some() {
+            attr.perm |= 0o200;
+        }
+        Some(attr)
+    }
+
+    /// Notes that `len` bytes from `offset` of `file` were written, or may have been in part. To be called
+    /// before the answer.
+    pub(super) fn written(&self, file: &File, offset: u64, len: u64) {
+        file.notes.written(offset, len);
+        self.unsynced.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes durable what was written, through whatever file.
+    pub(super) fn sync(&self, export: &Export) -> Result<()> {
+        // Before the sync: what is written meanwhile may be no part of it.
+        self.unsynced.store(false, Ordering::SeqCst);
+        match &export.writable {
+            Some(writable) => writable.data.sync(),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is something to sync.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::SeqCst)
+    }
+
+    /// A file through which all that was written can be synced: they are views of one disk.
+    pub(super) fn any_writable(&self) -> Option<Arc<File>> {
+        let mut files = self.inodes.all().into_iter();
+        files.find(|file| file.export.writable.is_some())
     }
 
     fn attributes(

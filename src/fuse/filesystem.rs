@@ -1,31 +1,33 @@
 //! The kernel's requests, one method each: find the file, ask it, reply.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use log::{error, warn};
 
 use super::files::{Files, Handle, STATFS_BLOCK};
 use super::inodes::CONTROL_DIR;
 use super::pool::Pool;
-use super::{Content, Control, Export, Exports, errno};
+use super::views::{Forgetter, Idle};
+use super::writing::{self, Writing};
+use super::{Config, Content, Control, Exports, errno, reading};
 use crate::block::BLOCK_SIZE;
-use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::{DEADLINE, Extent, too_late};
+use crate::error::Result;
 
 /// The name of the control directory.
 const CONTROL_NAME: &str = ".ebsfs";
 
-/// How long the kernel may believe an attribute or a name. Contents never change and are kept for ever; the
-/// number of allocated blocks becomes known little by little.
+/// How long the kernel may believe an attribute or a name. Contents are kept for ever, as they change by its own
+/// requests only and are otherwise dropped; the number of allocated blocks becomes known little by little.
 const TTL: Duration = Duration::from_secs(1);
 
 /// Threads for requests that wait: more than a local disk can use at once. Each takes a request's buffer of
@@ -35,14 +37,11 @@ const WAITING_THREADS: usize = 16;
 /// Requests that the kernel may have under way on its own account; its default of 16 starves ten readers.
 const MAX_BACKGROUND: u16 = 64;
 
-thread_local! {
-    /// A read's bytes on their way to the kernel, kept by each thread for the next one.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 pub(super) struct Directory {
     files: Arc<Files>,
     pool: Pool,
+    /// None if nothing can be written.
+    writing: Option<Writing>,
     ended: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
@@ -50,14 +49,19 @@ impl Directory {
     pub(super) fn new(
         exports: Arc<dyn Exports>,
         control: Vec<Control>,
-        allow_other: bool,
+        config: &Config,
         ended: Box<dyn FnOnce() + Send + Sync>,
-    ) -> Result<Self> {
-        Ok(Self {
-            files: Arc::new(Files::new(exports, control, allow_other)),
+    ) -> Result<(Self, Idle)> {
+        let (forgetter, idle) = Forgetter::new();
+        let files = Files::new(exports, control, config.allow_other, forgetter);
+        let files = Arc::new(files);
+        let directory = Self {
             pool: Pool::new(WAITING_THREADS)?,
+            writing: config.writable.then(|| Writing::new(&files)).transpose()?,
+            files,
             ended: Some(ended),
-        })
+        };
+        Ok((directory, idle))
     }
 
     fn wait(&self, work: impl FnOnce(&Files) + Send + 'static) {
@@ -71,80 +75,6 @@ fn entry(files: &Files, found: Option<INodeNo>, reply: ReplyEntry) {
         Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
         None => reply.error(Errno::ENOENT),
     }
-}
-
-/// The failure that was logged last. A bad block read in small pieces would fill the log otherwise.
-static LOGGED: Mutex<Option<(String, Instant)>> = Mutex::new(None);
-
-/// How long the same failure is not logged again.
-const QUIET: Duration = Duration::from_secs(60);
-
-/// Counts and logs a failed read, and returns what to answer.
-fn failed(export: &Export, what: &str, e: &Error) -> Errno {
-    export.stats.errors.add(1);
-    let failure = format!("{}: {e:#}", export.name);
-    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
-    if logged
-        .as_ref()
-        .is_none_or(|(last, when)| *last != failure || when.elapsed() > QUIET)
-    {
-        error!("{failure} ({what})");
-        *logged = Some((failure, Instant::now()));
-    }
-    // An open file's reader can do nothing about a store that is gone, in the way or forbidden: it is a disk
-    // that fails, whatever the cause.
-    Errno::EIO
-}
-
-/// Answers a read that had to wait, if it has not waited too long for a thread already.
-fn answer_late(export: &Export, asked: Instant, offset: u64, len: usize, reply: ReplyData) {
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(len, 0);
-        let late = asked.elapsed() > DEADLINE;
-        let done = if late {
-            Err(too_late())
-        } else {
-            export.data.read_at(offset, buffer)
-        };
-        answer(export, offset, buffer, done, reply);
-    });
-}
-
-fn answer(export: &Export, offset: u64, buffer: &[u8], done: Result<()>, reply: ReplyData) {
-    let len = buffer.len();
-    match done {
-        Ok(()) => {
-            export.stats.bytes.add(u64::try_from(len).unwrap_or(0));
-            reply.data(buffer);
-        }
-        Err(e) => reply.error(failed(
-            export,
-            &format!("{len} bytes at offset {offset}"),
-            &e,
-        )),
-    }
-}
-
-fn seek(export: &Export, offset: i64, whence: i32) -> Result<Option<i64>> {
-    let size = export.data.size();
-    let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < size) else {
-        return Ok(None);
-    };
-    let extent = export.data.extent(offset)?;
-    let found = match (whence, extent) {
-        // Where a listing's window ends it is not known what follows: either may be claimed, and is corrected
-        // by the next call.
-        (libc::SEEK_DATA, Extent::Data { .. }) | (libc::SEEK_HOLE, Extent::Hole { .. }) => offset,
-        (libc::SEEK_DATA, Extent::Hole { end }) if end >= size => return Ok(None),
-        (libc::SEEK_DATA, Extent::Hole { end }) | (libc::SEEK_HOLE, Extent::Data { end }) => end,
-        _ => {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("seek of unknown kind {whence}"),
-            ));
-        }
-    };
-    Ok(i64::try_from(found).ok())
 }
 
 impl Filesystem for Directory {
@@ -170,6 +100,9 @@ impl Filesystem for Directory {
     }
 
     fn destroy(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            writing.end();
+        }
         if let Some(ended) = self.ended.take() {
             ended();
         }
@@ -190,7 +123,7 @@ impl Filesystem for Directory {
         if name == CONTROL_NAME {
             return entry(files, Some(CONTROL_DIR), reply);
         }
-        if let Some((ino, _)) = files.inodes.named(name) {
+        if let Some(ino) = files.inodes.named(name) {
             return entry(files, Some(ino), reply);
         }
         let name = name.to_owned();
@@ -221,7 +154,17 @@ impl Filesystem for Directory {
         }
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let file = self.files.inodes.file(ino);
+        let read_only = file
+            .as_ref()
+            .is_none_or(|file| file.export.writable.is_none());
+        if read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        if let Some(file) = file {
+            file.notes.opened();
+        }
         match self.files.control(ino).map(|control| &control.content) {
             Some(Content::Text(text)) => {
                 // Past the page cache, so that it is as long as it is now.
@@ -251,26 +194,10 @@ impl Filesystem for Directory {
             let end = start.saturating_add(wanted).min(text.len());
             return reply.data(text.as_bytes().get(start..end).unwrap_or_default());
         }
-        let Some(export) = self.files.inodes.export(ino) else {
+        let Some(file) = self.files.inodes.file(ino) else {
             return reply.error(Errno::ENOENT);
         };
-        let left = export.data.size().saturating_sub(offset);
-        let len = usize::try_from(left).map_or(wanted, |left| left.min(wanted));
-        export.stats.reads.add(1);
-        // A direct read across the end is cut into requests some of which lie past it.
-        if len == 0 {
-            return reply.data(&[]);
-        }
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(len, 0);
-            match export.data.try_read_at(offset, buffer) {
-                Ok(false) => {
-                    let asked = Instant::now();
-                    self.wait(move |_| answer_late(&export, asked, offset, len, reply));
-                }
-                done => answer(&export, offset, buffer, done.map(drop), reply),
-            }
-        });
+        reading::read(&self.pool, file, offset, wanted, reply);
     }
 
     fn lseek(
@@ -282,18 +209,10 @@ impl Filesystem for Directory {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let Some(export) = self.files.inodes.export(ino) else {
+        let Some(file) = self.files.inodes.file(ino) else {
             return reply.error(Errno::EINVAL);
         };
-        self.wait(move |_| match seek(&export, offset, whence) {
-            Ok(Some(found)) => reply.offset(found),
-            Ok(None) => reply.error(Errno::ENXIO),
-            Err(e) => reply.error(failed(
-                &export,
-                &format!("looking for holes at offset {offset}"),
-                &e,
-            )),
-        });
+        self.wait(move |_| reading::seek(&file.export, offset, whence, reply));
     }
 
     fn release(
@@ -358,12 +277,12 @@ impl Filesystem for Directory {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let exports = self.files.inodes.all();
-        let bytes: u64 = exports
+        let files = self.files.inodes.all();
+        let bytes: u64 = files
             .iter()
-            .map(|export| export.data.size())
+            .map(|file| file.export.data.size())
             .fold(0, u64::saturating_add);
-        let files = u64::try_from(exports.len()).unwrap_or(u64::MAX);
+        let files = u64::try_from(files.len()).unwrap_or(u64::MAX);
         reply.statfs(
             bytes / u64::from(STATFS_BLOCK),
             0,
@@ -376,16 +295,176 @@ impl Filesystem for Directory {
         );
     }
 
-    /// Nothing is ever written, so all of it is durable. Loop devices ask.
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.files.inodes.file(ino) {
+            Some(file) => writing::write(&self.files, &self.pool, file, offset, data, reply),
+            None => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(file) = self.files.inodes.file(ino) else {
+            return reply.error(Errno::EROFS);
+        };
+        let asked = Instant::now();
+        self.wait(move |files| {
+            writing::allocate(files, &file, asked, offset, length, mode, reply);
+        });
+    }
+
     fn fsync(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        match (&self.writing, self.files.inodes.file(ino)) {
+            (Some(writing), Some(file)) => writing.sync(file, reply),
+            // Nothing is ever written, so all of it is durable. Loop devices ask.
+            _ => reply.ok(),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let writable = self
+            .files
+            .inodes
+            .file(ino)
+            .is_some_and(|file| file.export.writable.is_some());
+        match self.files.attr(ino) {
+            None => reply.error(Errno::ENOENT),
+            Some(_) if !writable => reply.error(Errno::EROFS),
+            Some(_) if mode.or(uid).or(gid).is_some() => reply.error(Errno::EPERM),
+            // As a block device answers ftruncate.
+            Some(attr) if size.is_some_and(|size| size != attr.size) => {
+                reply.error(Errno::EINVAL);
+            }
+            // Times that are set are not kept, and refusing them would make copying tools fail at the end. The
+            // present size is what the kernel asks for after a direct write past the end has failed.
+            Some(attr) => reply.attr(&TTL, &attr),
+        }
+    }
+
+    // What files there are does not change, in a writable mount neither.
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
     }
 
     // Not implemented, deliberately: the kernel remembers ENOSYS and does not ask again.
@@ -402,6 +481,50 @@ impl Filesystem for Directory {
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use fuser::INodeNo;
 
 use super::Export;
+use super::views::Notes;
 
 /// The control directory.
 pub(super) const CONTROL_DIR: INodeNo = INodeNo(2);
@@ -22,23 +23,35 @@ pub(super) struct Inodes {
 
 #[derive(Default)]
 struct Table {
-    exports: Vec<Arc<Export>>,
+    files: Vec<Arc<File>>,
     by_name: HashMap<String, INodeNo>,
 }
 
+/// An exported file that was met.
+pub(super) struct File {
+    pub(super) ino: INodeNo,
+    pub(super) export: Arc<Export>,
+    pub(super) notes: Notes,
+}
+
+impl File {
+    /// Where on the disk that is written to its first byte lies; none if it is read-only.
+    pub(super) fn start(&self) -> Option<u64> {
+        self.export.writable.as_ref().map(|writable| writable.start)
+    }
+}
+
 impl Inodes {
-    /// The file of that name, if it was met before.
-    pub(super) fn named(&self, name: &str) -> Option<(INodeNo, Arc<Export>)> {
+    /// The number of the file of that name, if it was met before.
+    pub(super) fn named(&self, name: &str) -> Option<INodeNo> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let ino = *table.by_name.get(name)?;
-        table.export(ino).map(|export| (ino, export))
+        table.by_name.get(name).copied()
     }
 
-    pub(super) fn export(&self, ino: INodeNo) -> Option<Arc<Export>> {
-        self.table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .export(ino)
+    pub(super) fn file(&self, ino: INodeNo) -> Option<Arc<File>> {
+        let position = usize::try_from(ino.0.checked_sub(FIRST_EXPORT)?).ok()?;
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.files.get(position).cloned()
     }
 
     /// The number of `export`. A name keeps the file that it had first: what is mounted does not change.
@@ -47,26 +60,23 @@ impl Inodes {
         if let Some(ino) = table.by_name.get(&export.name) {
             return *ino;
         }
-        let position = u64::try_from(table.exports.len()).unwrap_or(u64::MAX - FIRST_EXPORT);
+        let position = u64::try_from(table.files.len()).unwrap_or(u64::MAX - FIRST_EXPORT);
         let ino = INodeNo(FIRST_EXPORT + position);
-        table.exports.push(Arc::clone(export));
+        table.files.push(Arc::new(File {
+            ino,
+            export: Arc::clone(export),
+            notes: Notes::default(),
+        }));
         table.by_name.insert(export.name.clone(), ino);
         ino
     }
 
     /// All files met so far.
-    pub(super) fn all(&self) -> Vec<Arc<Export>> {
+    pub(super) fn all(&self) -> Vec<Arc<File>> {
         self.table
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .exports
+            .files
             .clone()
-    }
-}
-
-impl Table {
-    fn export(&self, ino: INodeNo) -> Option<Arc<Export>> {
-        let position = usize::try_from(ino.0.checked_sub(FIRST_EXPORT)?).ok()?;
-        self.exports.get(position).cloned()
     }
 }

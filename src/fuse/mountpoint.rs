@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::Config;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The file-system type in `/proc/mounts`.
@@ -133,16 +134,17 @@ pub fn check(path: &Path) -> Result<()> {
 }
 
 /// Attaches a new FUSE connection to the directory `path`.
-pub(super) fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn attach(config: &Config) -> Result<OwnedFd> {
+    let path = &config.mountpoint;
     let device = Path::new("/dev/fuse");
     match OpenOptions::new().read(true).write(true).open(device) {
-        Ok(fuse) => match attach_directly(&fuse, path, allow_other) {
+        Ok(fuse) => match attach_directly(&fuse, config) {
             Ok(()) => Ok(fuse.into()),
-            Err(Errno::PERM) => attach_by_helper(path, allow_other),
+            Err(Errno::PERM) => attach_by_helper(config),
             Err(e) => Err(Error::io(e.into(), "mount on", path)),
         },
         // The helper has the right to open it.
-        Err(e) if e.kind() == IoKind::PermissionDenied => attach_by_helper(path, allow_other),
+        Err(e) if e.kind() == IoKind::PermissionDenied => attach_by_helper(config),
         Err(e) => {
             Err(Error::io(e, "open", device)
                 .context("this machine has no FUSE: try `modprobe fuse`"))
@@ -150,32 +152,39 @@ pub(super) fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd> {
     }
 }
 
-fn attach_directly(fuse: &File, path: &Path, allow_other: bool) -> Result<(), Errno> {
+fn attach_directly(fuse: &File, config: &Config) -> Result<(), Errno> {
+    let path = &config.mountpoint;
     let mode = fs::metadata(path).map_or(0o40000, |meta| meta.permissions().mode());
     let options = format!(
         "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions{}",
         fuse.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
-        if allow_other { ",allow_other" } else { "" },
+        if config.allow_other {
+            ",allow_other"
+        } else {
+            ""
+        },
     );
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    let flags = MountFlags::RDONLY
-        | MountFlags::NOSUID
-        | MountFlags::NODEV
-        | MountFlags::NOEXEC
-        | MountFlags::NOATIME;
+    let access = if config.writable {
+        MountFlags::empty()
+    } else {
+        MountFlags::RDONLY
+    };
+    let flags =
+        access | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     rustix::mount::mount("ebsfs", path, FS_TYPE, flags, Some(options.as_c_str()))
 }
 
 /// The helper mounts and sends the connection through a socket whose number the environment tells it.
-fn attach_by_helper(path: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn attach_by_helper(config: &Config) -> Result<OwnedFd> {
+    let path = &config.mountpoint;
     let (ours, theirs) = UnixStream::pair()?;
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
-    let mut options = String::from(
-        "ro,nosuid,nodev,noexec,noatime,default_permissions,fsname=ebsfs,subtype=ebsfs",
-    );
-    if allow_other {
+    let mut options = String::from(if config.writable { "rw" } else { "ro" });
+    options.push_str(",nosuid,nodev,noexec,noatime,default_permissions,fsname=ebsfs,subtype=ebsfs");
+    if config.allow_other {
         options.push_str(",allow_other");
     }
     let mut helper = spawn_helper(|command| {

@@ -10,21 +10,21 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 ///
 /// Every round begins with another one: what a run leaves behind (freed memory, a disk still writing) is then
 /// nobody's alone to enjoy or to suffer.
-pub(crate) fn in_turn<const N: usize>(
+pub(crate) fn in_turn<T, const N: usize>(
     rounds: usize,
-    subjects: [&dyn Fn(usize) -> Duration; N],
-) -> [Vec<Duration>; N] {
-    let mut times = [const { vec![] }; N];
+    subjects: [&dyn Fn(usize) -> T; N],
+) -> [Vec<T>; N] {
+    let mut measurements = [const { vec![] }; N];
     for round in 0..=rounds {
         for turn in 0..N {
             let who = (round + turn) % N;
-            let time = subjects[who](round);
+            let measured = subjects[who](round);
             if round > 0 {
-                times[who].push(time);
+                measurements[who].push(measured);
             }
         }
     }
-    times
+    measurements
 }
 
 pub(crate) fn time(command: &mut Command) -> (Duration, String) {

@@ -3,39 +3,28 @@
 //! The server's blocks are in its cache, and so are the files that are read; what is written goes to memory. Latency
 //! is the server's: `--fault latency=50ms`. Client and server share the machine's cores.
 
-use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::measure::{cpu_time, in_turn, time, warm_memory};
-use crate::setup::{MIB, PROGRAM, Scratch, write_image};
+use crate::server::Server;
+use crate::setup::{MIB, Scratch, write_image};
 use crate::table::Row;
-
-/// Where `scripts/bench` puts the peer.
-const COLDSNAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/coldsnap");
-
-/// Any key pair does: client and server are given the same file.
-const CREDENTIALS: &str = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n";
 
 /// All rows of this part.
 pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
     // In memory: a disk would be measured instead.
     let scratch = Scratch::in_memory();
-    fs::write(scratch.path("credentials"), CREDENTIALS).unwrap();
     let image = scratch.path("disk.img");
     write_image(&image, plan.remote_mib);
     let store = scratch.path("store");
     let (_, id) = time(scratch.ebsfs(&store).arg("import").arg(&image));
-    assert!(
-        Path::new(COLDSNAP).exists(),
-        "no {COLDSNAP}: run scripts/bench, which installs it"
-    );
     let mut rows = vec![];
     for latency in ["0ms", "50ms"] {
         let server = Server::start(
@@ -73,19 +62,6 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// The program as a client of the server.
-    fn ebsfs(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
-        self.server.environment(self.scratch, &mut command);
-        command
-    }
-
-    fn coldsnap(&self) -> Command {
-        let mut command = Command::new(COLDSNAP);
-        self.server.environment(self.scratch, &mut command);
-        command
-    }
-
     /// A run that writes to a file which is not there before, and not after.
     fn to_file(&self, command: &mut Command) -> Duration {
         let target = self.scratch.path("out.img");
@@ -96,17 +72,39 @@ impl Case<'_> {
     }
 
     fn export(&self, latency: &str, bar: f64) -> Row {
-        let ours = |_| self.to_file(self.ebsfs().args(["export", self.id]));
-        let peer = |_| self.to_file(self.coldsnap().args(["download", "--no-progress", self.id]));
+        let ours = |_| self.to_file(self.server.ebsfs(self.scratch).args(["export", self.id]));
+        let peer = |_| {
+            self.to_file(self.server.coldsnap(self.scratch).args([
+                "download",
+                "--no-progress",
+                self.id,
+            ]))
+        };
         let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
         let name = format!("export beside coldsnap, {latency}");
         Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
     }
 
     fn import(&self, latency: &str, bar: f64) -> Row {
-        let ours = |_| time(self.ebsfs().arg("import").arg(self.image)).0;
+        let ours = |_| {
+            time(
+                self.server
+                    .ebsfs(self.scratch)
+                    .arg("import")
+                    .arg(self.image),
+            )
+            .0
+        };
         let upload = ["upload", "--no-progress", "--omit-zero-blocks"];
-        let peer = |_| time(self.coldsnap().args(upload).arg(self.image)).0;
+        let peer = |_| {
+            time(
+                self.server
+                    .coldsnap(self.scratch)
+                    .args(upload)
+                    .arg(self.image),
+            )
+            .0
+        };
         let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
         let name = format!("import beside coldsnap, {latency}");
         Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
@@ -114,7 +112,13 @@ impl Case<'_> {
 
     /// Milliseconds of processor time for each GiB that is fetched, checked and thrown away.
     fn client_cpu(&self) -> Row {
-        let fetch = || cpu_time(self.ebsfs().args(["export", self.id, "-"]));
+        let fetch = || {
+            cpu_time(
+                self.server
+                    .ebsfs(self.scratch)
+                    .args(["export", self.id, "-"]),
+            )
+        };
         fetch();
         let gib = self.plan.remote_mib as f64 / 1024.0;
         let taken = (0..self.plan.remote_rounds).map(|_| fetch().as_secs_f64() * 1000.0 / gib);
@@ -212,58 +216,5 @@ impl Connection {
             sink(&self.buffer[..read]);
             left -= read;
         }
-    }
-}
-
-/// `ebsfs serve`, ended with it.
-struct Server {
-    child: Child,
-    /// `127.0.0.1:PORT`
-    address: String,
-}
-
-impl Server {
-    fn start(scratch: &Scratch, store: &Path, options: &[&str]) -> Self {
-        let mut command = scratch.ebsfs(store);
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--cache-size", "4G"])
-            .args(options);
-        if !options.contains(&"--no-auth") {
-            command
-                .arg("--credentials")
-                .arg(scratch.path("credentials"));
-        }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| {
-            let line = line.unwrap();
-            let (_, address) = line.split_once("http://")?;
-            Some(address.trim_end_matches(['/', '"', '\'']).to_owned())
-        });
-        let address = address.expect("the server tells where it listens");
-        Self { child, address }
-    }
-
-    /// What makes any AWS client use this server.
-    fn environment(&self, scratch: &Scratch, command: &mut Command) {
-        command
-            .env("AWS_SHARED_CREDENTIALS_FILE", scratch.path("credentials"))
-            .env("AWS_CONFIG_FILE", "/dev/null")
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
-            .env("XDG_STATE_HOME", scratch.path("state"))
-            .env_remove("EBSFS_STORE");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

@@ -88,14 +88,16 @@ pub(crate) struct MountPoint {
 
 impl MountPoint {
     pub(crate) fn new(scratch: &Scratch, store: &Path, id: &str, cache_mib: u64) -> Self {
-        let path = scratch.path(&format!("mnt-{id}"));
+        let cache = format!("{cache_mib}M");
+        let mut command = scratch.ebsfs(store);
+        command.args(["mount", "--cache-size", &cache, id]);
+        Self::by(scratch.path(&format!("mnt-{id}")), &mut command)
+    }
+
+    /// On `path`, by a command that lacks only that.
+    pub(crate) fn by(path: PathBuf, command: &mut Command) -> Self {
         fs::create_dir(&path).unwrap();
-        time(
-            scratch
-                .ebsfs(store)
-                .args(["mount", "--cache-size", &format!("{cache_mib}M"), id])
-                .arg(&path),
-        );
+        time(command.arg(&path));
         Self { path }
     }
 

@@ -46,6 +46,22 @@ impl Row {
         }
     }
 
+    /// A row of measurements in a unit, each beside the floor's of the same round; more is better.
+    pub(crate) fn beside(name: &str, ours: &[f64], floor: &[f64], bar: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            ours: median(ours.to_vec()) as u64,
+            floor: median(floor.to_vec()) as u64,
+            ratios: ours
+                .iter()
+                .zip(floor)
+                .map(|(ours, floor)| ours / floor)
+                .collect(),
+            bar,
+            less_is_better: false,
+        }
+    }
+
     /// A row of measurements in a unit, beside the one that is wanted.
     pub(crate) fn wanted(name: &str, ours: &[f64], wanted: u64, less_is_better: bool) -> Self {
         Self {

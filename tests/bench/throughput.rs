@@ -13,13 +13,16 @@
 
 use std::env;
 use std::path::Path;
+use std::time::Duration;
 
 use table::Row;
 
 mod floor;
 mod local;
 mod measure;
+mod overlay;
 mod remote;
+mod server;
 mod setup;
 mod table;
 
@@ -33,6 +36,10 @@ struct Plan {
     /// Of the snapshot that is fetched and put over HTTP.
     remote_mib: u64,
     remote_rounds: usize,
+    /// For how long small writes are made, each round.
+    writing: Duration,
+    /// Blocks that are written and committed.
+    commit_mib: u64,
 }
 
 const FULL: Plan = Plan {
@@ -42,6 +49,8 @@ const FULL: Plan = Plan {
     cache_mib: 256,
     remote_mib: 2048,
     remote_rounds: 3,
+    writing: Duration::from_secs(8),
+    commit_mib: 1024,
 };
 
 const QUICK: Plan = Plan {
@@ -51,7 +60,12 @@ const QUICK: Plan = Plan {
     cache_mib: 64,
     remote_mib: 256,
     remote_rounds: 1,
+    writing: Duration::from_secs(2),
+    commit_mib: 128,
 };
+
+/// A part of the rows.
+type Part = fn(&Plan) -> Vec<Row>;
 
 fn main() {
     let arguments: Vec<String> = env::args()
@@ -66,14 +80,14 @@ fn main() {
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let plan = if has("--quick") { QUICK } else { FULL };
-    let both = has("--local") == has("--remote");
-    let mut rows: Vec<Row> = vec![];
-    if both || has("--local") {
-        rows.extend(local::rows(&plan));
-    }
-    if both || has("--remote") {
-        rows.extend(remote::rows(&plan));
-    }
+    let parts: [(&str, Part); 3] = [
+        ("--local", local::rows),
+        ("--remote", remote::rows),
+        ("--overlay", overlay::rows),
+    ];
+    let all = !parts.iter().any(|(flag, _)| has(flag));
+    let wanted = parts.iter().filter(|(flag, _)| all || has(flag));
+    let rows: Vec<Row> = wanted.flat_map(|(_, rows)| rows(&plan)).collect();
     table::print(&rows);
     if let Some(path) = arguments
         .iter()

@@ -35,7 +35,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &["error", "block", "blocking", "snapshot", "store", "source"],
     ),
-    ("image", &["error", "block", "read_at", "store", "source"]),
+    (
+        "image",
+        &["error", "block", "read_at", "store", "overlay", "source"],
+    ),
     ("upload", &["error", "block", "snapshot", "store", "source"]),
     (
         "commit",

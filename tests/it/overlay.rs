@@ -9,7 +9,11 @@ use jiff::Timestamp;
 
 use crate::common::gib;
 
+mod crash;
 mod directory;
+mod local;
+mod model;
+mod simulated;
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 

@@ -68,10 +68,11 @@ fn mount_here(world: &World, store: Arc<dyn Store>, runtime: &Runtime, id: &Snap
         let stats = Arc::new(Stats::default());
         let source = SnapshotSource::new(Arc::clone(&below), info, Arc::clone(&windows));
         let cached = CachedSource::new(Arc::new(source), Arc::clone(&cache), Arc::clone(&stats));
-        (
-            Arc::new(Image::new(Arc::new(cached), handle.clone())),
+        Opened {
+            data: Arc::new(Image::new(Arc::new(cached), handle.clone())),
+            writable: None,
             stats,
-        )
+        }
     };
     let named = Some(vec![id.clone()]);
     let catalog = Catalog::open(store, runtime.handle().clone(), Box::new(open), named).unwrap();
@@ -83,6 +84,7 @@ fn mount_here(world: &World, store: Arc<dyn Store>, runtime: &Runtime, id: &Snap
     let config = fuse::Config {
         mountpoint: world.empty("here"),
         allow_other: false,
+        writable: false,
     };
     fuse::mount(Arc::new(catalog), vec![control], &config, Box::new(|| ())).unwrap();
     Mount::at(config.mountpoint)

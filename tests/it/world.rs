@@ -260,14 +260,30 @@ impl World {
         eventually("the daemon ends", || gone(mount.pid).then_some(()));
     }
 
-    /// Attaches a loop device; it goes with the world.
+    /// Attaches a loop device that cannot be written to; it goes with the world.
     #[track_caller]
     pub(crate) fn attach(&self, file: &Path, options: &[&str]) -> String {
-        let args = [&["--show", "-r", "-f"], options, &[file.to_str().unwrap()]].concat();
+        self.attach_writable(file, &[&["-r"], options].concat())
+    }
+
+    /// Attaches a loop device; it goes with the world.
+    #[track_caller]
+    pub(crate) fn attach_writable(&self, file: &Path, options: &[&str]) -> String {
+        let args = [&["--show", "-f"], options, &[file.to_str().unwrap()]].concat();
         let device = run("losetup", args).ok().trim_end().to_owned();
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         self.attached.lock().unwrap().push((device.clone(), name));
         device
+    }
+
+    /// Takes loop devices and mounts away, as far as nothing uses them.
+    pub(crate) fn unmount_all(&self) {
+        for device in loops_below(&self.dir) {
+            run("losetup", ["-d", &device]);
+        }
+        for (_, _, path) in mounts_below(&self.dir) {
+            self.ebsfs([OsStr::new("umount"), path.as_os_str()]);
+        }
     }
 
     /// The processes of the program that were started in this world.

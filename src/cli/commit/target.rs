@@ -7,10 +7,10 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::super::Common;
-use super::super::stack::{self, Opened};
-use super::{check_store, config};
+use super::super::stack::{self, Opened, Snapshots};
+use super::check_store;
 use crate::cache::BlockCache;
-use crate::commit::Commits;
+use crate::commit::{Commits, Config};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, canonical, mounted_at};
@@ -116,13 +116,13 @@ impl Unmounted {
         let base = runtime.block_on(opened.store.info(&overlay.header().base));
         let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
         let cache = Arc::new(BlockCache::new(CACHE));
-        let below = stack::below(&opened.store, &base, &cache);
+        let below = Snapshots::new(&opened.store, &cache).below(&base);
         let commits = Commits::new(
             Arc::clone(&opened.store),
             Arc::new(overlay),
             Arc::new(below),
             path.to_owned(),
-            config(opened.concurrency),
+            Config::new(opened.concurrency),
         );
         Ok(Self { opened, commits })
     }

@@ -1,0 +1,106 @@
+//! Reads and seeks of exported files: at once where that needs no waiting, else by the pool.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fuser::{Errno, ReplyData, ReplyLseek};
+
+use super::Export;
+use super::failures::failed;
+use super::inodes::File;
+use super::pool::Pool;
+use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::{DEADLINE, Extent, too_late};
+
+thread_local! {
+    /// A read's bytes on their way to the kernel, kept by each thread for the next one.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Answers a read, which is cut at the file's end.
+pub(super) fn read(pool: &Pool, file: Arc<File>, offset: u64, wanted: usize, reply: ReplyData) {
+    let export = &file.export;
+    let left = export.data.size().saturating_sub(offset);
+    let len = usize::try_from(left).map_or(wanted, |left| left.min(wanted));
+    export.stats.reads.add(1);
+    // A direct read across the end is cut into requests some of which lie past it.
+    if len == 0 {
+        return reply.data(&[]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len, 0);
+        match export.data.try_read_at(offset, buffer) {
+            Ok(false) => {
+                let asked = Instant::now();
+                let file = Arc::clone(&file);
+                pool.run(move || answer_late(&file.export, asked, offset, len, reply));
+            }
+            done => answer(export, offset, buffer, done.map(drop), reply),
+        }
+    });
+}
+
+/// Answers a read that had to wait, if it has not waited too long for a thread already.
+fn answer_late(export: &Export, asked: Instant, offset: u64, len: usize, reply: ReplyData) {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len, 0);
+        let late = asked.elapsed() > DEADLINE;
+        let done = if late {
+            Err(too_late())
+        } else {
+            export.data.read_at(offset, buffer)
+        };
+        answer(export, offset, buffer, done, reply);
+    });
+}
+
+fn answer(export: &Export, offset: u64, buffer: &[u8], done: Result<()>, reply: ReplyData) {
+    let len = buffer.len();
+    match done {
+        Ok(()) => {
+            export.stats.bytes.add(u64::try_from(len).unwrap_or(0));
+            reply.data(buffer);
+        }
+        Err(e) => reply.error(failed(
+            export,
+            &format!("{len} bytes at offset {offset}"),
+            &e,
+        )),
+    }
+}
+
+/// Answers a seek to data or to a hole; may wait.
+pub(super) fn seek(export: &Export, offset: i64, whence: i32, reply: ReplyLseek) {
+    match find(export, offset, whence) {
+        Ok(Some(found)) => reply.offset(found),
+        Ok(None) => reply.error(Errno::ENXIO),
+        Err(e) => reply.error(failed(
+            export,
+            &format!("looking for holes at offset {offset}"),
+            &e,
+        )),
+    }
+}
+
+fn find(export: &Export, offset: i64, whence: i32) -> Result<Option<i64>> {
+    let size = export.data.size();
+    let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < size) else {
+        return Ok(None);
+    };
+    let extent = export.data.extent(offset)?;
+    let found = match (whence, extent) {
+        // Where a listing's window ends it is not known what follows: either may be claimed, and is corrected
+        // by the next call.
+        (libc::SEEK_DATA, Extent::Data { .. }) | (libc::SEEK_HOLE, Extent::Hole { .. }) => offset,
+        (libc::SEEK_DATA, Extent::Hole { end }) if end >= size => return Ok(None),
+        (libc::SEEK_DATA, Extent::Hole { end }) | (libc::SEEK_HOLE, Extent::Data { end }) => end,
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("seek of unknown kind {whence}"),
+            ));
+        }
+    };
+    Ok(i64::try_from(found).ok())
+}
