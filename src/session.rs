@@ -23,8 +23,9 @@ use crate::snapshot::SnapshotId;
 /// The command that commits.
 pub const COMMIT: &str = "commit";
 
-/// How a commit is asked for.
+/// How a commit is asked for; what is not said is the default.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct CommitOptions {
     /// What is wanted.
     pub wish: Wish,
@@ -261,9 +262,12 @@ impl Commands for Session {
                 ),
             ));
         }
-        let options = serde_json::from_value(request.options).map_err(|e| {
-            Error::new(ErrorKind::Invalid, e.to_string()).context("the options make no sense")
-        })?;
+        let options = match request.options {
+            Value::Null => CommitOptions::default(),
+            said => serde_json::from_value(said).map_err(|e| {
+                Error::new(ErrorKind::Invalid, e.to_string()).context("the options make no sense")
+            })?,
+        };
         self.commit(options, events)
             .await
             .map(|answer| json!(answer))

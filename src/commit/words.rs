@@ -13,6 +13,7 @@ use crate::stats::Requests;
 
 /// What the new snapshot shall be. What is not said here is the interrupted commit's, or the default.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Wish {
     /// Its description.
     pub description: Option<String>,

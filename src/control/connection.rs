@@ -1,5 +1,7 @@
 //! One client: its request, what it is told, and how it ends.
 
+use std::time::Duration;
+
 use futures_util::future::{Either, select};
 use futures_util::pin_mut;
 use log::debug;
@@ -13,6 +15,10 @@ use tokio::time::timeout;
 
 use super::{Commands, Failure, MAX_LINE, PATIENCE, Request, VERSION};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long a client that was told everything may take to close. Whoever closes a socket with bytes in it that were not
+/// read takes away what was said, too.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Where a command tells what happens. Never waits: a client that takes nothing loses its connection soon, and
 /// with it what waits to be told.
@@ -52,22 +58,23 @@ pub(super) async fn serve(stream: UnixStream, commands: &dyn Commands) {
     };
     let (writing, leaving) = (write(writer, told), until_gone(&mut reader));
     pin_mut!(work, writing, leaving);
-    match select(work, select(writing, leaving)).await {
-        Either::Left(((), gone)) => match gone.await {
-            Either::Left(_) => {}
-            // It may have said something after its request; what it is told may still reach it.
-            Either::Right(((), writing)) => writing.await,
-        },
-        Either::Right(_) => debug!("who asked is gone"),
+    let gone = select(writing.as_mut(), leaving.as_mut());
+    let done = matches!(select(work, gone).await, Either::Left(_));
+    if !done {
+        debug!("who asked is gone");
+        return;
     }
+    writing.await;
+    drop(timeout(LINGER, leaving).await);
 }
 
 /// Tells a client why it is not heard.
 pub(super) async fn refuse(stream: UnixStream, why: Error) {
-    let (_reader, writer) = stream.into_split();
+    let (reader, writer) = stream.into_split();
     let (lines, told) = mpsc::unbounded_channel();
     Events { lines }.tell(&last(Err(why)));
     write(writer, told).await;
+    drop(timeout(LINGER, until_gone(&mut BufReader::new(reader))).await);
 }
 
 /// The last line.
