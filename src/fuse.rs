@@ -107,9 +107,6 @@ pub fn mount(
     ended: Box<dyn FnOnce() + Send + Sync>,
 ) -> Result<MountEntry> {
     let path = &config.mountpoint;
-    if config.writable {
-        become_io_flusher();
-    }
     let (filesystem, idle) = filesystem::Directory::new(exports, control, config, ended)?;
     let fuse = mountpoint::attach(config)?;
     // Without writes there is nothing to forget.

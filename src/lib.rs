@@ -3,16 +3,18 @@
 //! Four address spaces, one trait each, and one module for each crossing:
 //!
 //! ```text
-//!  snapshot id   Store           what snapshots exist, and their blocks     store
-//!       |   SnapshotSource       (store + id -> blocks, fetched lazily)     source
-//!  block index   BlockSource     one snapshot: immutable, verified blocks   source, cache
-//!       |   Image                (blocks -> bytes)                          image
-//!  byte offset   ReadAt          one disk as bytes                          read_at, partition
-//!       |   Catalog              (disks and partitions -> names)            catalog
-//!  file name     Exports         a directory of images                      fuse
+//!  snapshot id   Store             what snapshots exist, and their blocks     store
+//!       |   SnapshotSource         (store + id -> blocks, fetched lazily)     source
+//!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache
+//!       |   Image                  (blocks, and an overlay -> bytes)          image, overlay
+//!  byte offset   ReadAt, WriteAt   one disk as bytes                          read_at, partition
+//!       |   Catalog                (disks and partitions -> names)            catalog
+//!  file name     Exports           a directory of images                      fuse
 //! ```
 //!
-//! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do.
+//! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do. Back up go [`upload`], which makes
+//! blocks a snapshot, and [`commit`], which makes an overlay one. A mounted daemon is a [`session`] for its user,
+//! asked through [`control`].
 //!
 //! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
 //! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one

@@ -3,14 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::sync::mpsc;
 
 use clap::Args;
-use log::{error, info, warn};
-use serde_json::json;
+use log::{info, warn};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::stack::{Opened, Snapshots};
 use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
@@ -19,14 +16,19 @@ use crate::catalog::Catalog;
 use crate::commit::{self, Commits};
 use crate::control::{Commands, Socket};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::mountpoint::{self, MountEntry, canonical, detach_own, users};
-use crate::fuse::{self, Content, Control, Exports};
+use crate::fuse::mountpoint::{self, canonical, detach_own};
+use crate::fuse::{self, Exports};
 use crate::session::Session;
 use crate::snapshot::{SnapshotId, VolumeSize};
 
+mod about;
 mod edits;
+mod ending;
 
+use self::about::{About, control};
 use self::edits::{Edits, Wanted};
+pub(super) use self::ending::busy;
+use self::ending::{Event, until_ended, watch_signals};
 
 #[derive(Args)]
 #[command(override_usage = "ebsfs mount [OPTIONS] [SNAPSHOT]... MOUNTPOINT")]
@@ -75,15 +77,6 @@ pub(super) fn parse_cache_size(text: &str) -> Result<usize, String> {
         bytes => Ok(bytes),
     }
 }
-
-/// What the loop of a mounted daemon waits for.
-enum Event {
-    Ended,
-    Signal,
-}
-
-/// How often a busy mount is tried again after a signal asked for its end.
-const RETRY: Duration = Duration::from_millis(250);
 
 impl Mount {
     pub(super) fn run(self, common: &Common) -> Outcome {
@@ -173,6 +166,10 @@ impl Mount {
 
     fn serve(&self, common: &Common) -> Outcome {
         let (ids, mountpoint) = self.what_and_where()?;
+        if self.overlay.is_some() {
+            // Before there are threads, which inherit it.
+            fuse::become_io_flusher();
+        }
         let runtime = stack::runtime()?;
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
@@ -266,143 +263,4 @@ fn listen(session: &Arc<Session>, runtime: &Runtime) -> Option<Socket> {
     Socket::open(&sockets::dir(), runtime.handle(), commands)
         .inspect_err(|e| warn!("nothing can be asked of this mount: {e:#}"))
         .ok()
-}
-
-/// What a mount tells of itself.
-struct About<'a> {
-    mountpoint: &'a Path,
-    log_file: Option<PathBuf>,
-    socket: Option<&'a Path>,
-    overlay: Option<&'a Path>,
-}
-
-/// The files in `.ebsfs`.
-fn control(
-    catalog: &Arc<Catalog>,
-    cache: &Arc<BlockCache>,
-    opened: &Opened,
-    about: About<'_>,
-) -> Vec<Control> {
-    let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
-    let (identity, remote) = (opened.store.identity(), opened.remote.clone());
-    let stats = move || {
-        let cache = json!({ "bytes": cache.bytes(), "capacity": cache.capacity() });
-        let mut stats = json!({ "snapshots": catalog.stats(), "cache": cache });
-        if let Some(remote) = &remote {
-            stats["remote"] = json!(**remote);
-        }
-        format!("{stats:#}\n")
-    };
-    let mount = json!({
-        "pid": std::process::id(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "store": identity,
-        "mountpoint": about.mountpoint,
-        "log_file": about.log_file,
-        "socket": about.socket,
-        "overlay": about.overlay.and_then(|path| std::path::absolute(path).ok()),
-    });
-    let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
-        name,
-        content: Content::Text(text),
-    };
-    let mut control = vec![
-        text("stats.json", Box::new(stats)),
-        text("mount.json", Box::new(move || format!("{mount:#}\n"))),
-    ];
-    let links = [
-        ("log", about.log_file),
-        ("socket", about.socket.map(Path::to_owned)),
-    ];
-    control.extend(links.into_iter().filter_map(|(name, path)| {
-        let content = Content::Link(path?);
-        Some(Control { name, content })
-    }));
-    control
-}
-
-fn watch_signals(runtime: &Runtime, tell: &Sender<Event>) -> Result<()> {
-    let _context = runtime.enter();
-    // SIGHUP, too: a terminal that closes must not leave a dead mount behind.
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
-        let mut signals =
-            signal(kind).map_err(|e| Error::from(e).context("cannot watch for signals"))?;
-        let tell = tell.clone();
-        runtime.spawn(async move {
-            while signals.recv().await.is_some() {
-                drop(tell.send(Event::Signal));
-            }
-        });
-    }
-    Ok(())
-}
-
-/// Waits for the end of the session. A signal asks for it; while something still uses the mount, say a loop
-/// device, the daemon waits and does not pull the disk away. A second signal ends it all the same. Either way what
-/// was written is durable first.
-fn until_ended(events: &Receiver<Event>, mount: &MountEntry, catalog: &Catalog) -> Result<()> {
-    let mut leaving = false;
-    loop {
-        let event = if leaving {
-            events.recv_timeout(RETRY)
-        } else {
-            events.recv().map_err(RecvTimeoutError::from)
-        };
-        match event {
-            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Ok(Event::Signal) if leaving => {
-                warn!(
-                    "{}: ended by a second signal while in use",
-                    mount.path.display()
-                );
-                // It may be out of the tree already.
-                drop(detach_own(mount, true));
-                flush(catalog);
-                return Ok(());
-            }
-            Ok(Event::Signal) | Err(RecvTimeoutError::Timeout) => {
-                let first = !std::mem::replace(&mut leaving, true);
-                if first {
-                    flush(catalog);
-                }
-                // Once it is detached the session ends, and says so.
-                if let Err(e) = detach_own(mount, false)
-                    && first
-                {
-                    let why = if e.kind() == ErrorKind::Conflict {
-                        busy(&mount.path)
-                    } else {
-                        format!("{e:#}")
-                    };
-                    warn!("{why}; a second signal ends it at once");
-                }
-            }
-        }
-    }
-}
-
-/// Makes durable what was written, before it is known when the mount will end.
-fn flush(catalog: &Catalog) {
-    if let Err(e) = catalog.sync() {
-        error!("what was written last may be lost: {e:#}");
-    }
-}
-
-/// Says who uses a mount, as far as that can be seen.
-pub(super) fn busy(mountpoint: &Path) -> String {
-    let shown = mountpoint.display();
-    let users = users(mountpoint);
-    if users.is_empty() {
-        return format!(
-            "{shown} is in use: close the files and leave the directories below it (`fuser -vm {shown}` shows whose they are)"
-        );
-    }
-    format!(
-        "{shown} is in use by {}: unmount and detach (`umount`, `losetup -d`) what stands on it first",
-        users.join(", ")
-    )
 }

@@ -415,6 +415,7 @@ fn a_mount_without_writable_files_is_read_only() {
 #[test]
 fn a_writable_mount_is_as_guarded_as_another() {
     let Some(world) = World::new() else { return };
+    ebsfs::fuse::become_io_flusher();
     let mount = Mounted::new(&world);
     let args = ["-no".as_ref(), "OPTIONS".as_ref(), mount.dir.as_os_str()];
     let options = run("findmnt", args).ok();

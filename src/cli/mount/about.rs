@@ -1,0 +1,64 @@
+//! What a mount tells of itself: the files in `.ebsfs`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::super::stack::Opened;
+use crate::cache::BlockCache;
+use crate::catalog::Catalog;
+use crate::fuse::{Content, Control};
+
+/// What a mount tells of itself.
+pub(super) struct About<'a> {
+    pub(super) mountpoint: &'a Path,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) socket: Option<&'a Path>,
+    pub(super) overlay: Option<&'a Path>,
+}
+
+/// The files in `.ebsfs`.
+pub(super) fn control(
+    catalog: &Arc<Catalog>,
+    cache: &Arc<BlockCache>,
+    opened: &Opened,
+    about: About<'_>,
+) -> Vec<Control> {
+    let (catalog, cache) = (Arc::clone(catalog), Arc::clone(cache));
+    let (identity, remote) = (opened.store.identity(), opened.remote.clone());
+    let stats = move || {
+        let cache = json!({ "bytes": cache.bytes(), "capacity": cache.capacity() });
+        let mut stats = json!({ "snapshots": catalog.stats(), "cache": cache });
+        if let Some(remote) = &remote {
+            stats["remote"] = json!(**remote);
+        }
+        format!("{stats:#}\n")
+    };
+    let mount = json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": identity,
+        "mountpoint": about.mountpoint,
+        "log_file": about.log_file,
+        "socket": about.socket,
+        "overlay": about.overlay.and_then(|path| std::path::absolute(path).ok()),
+    });
+    let text = |name, text: Box<dyn Fn() -> String + Send + Sync>| Control {
+        name,
+        content: Content::Text(text),
+    };
+    let mut control = vec![
+        text("stats.json", Box::new(stats)),
+        text("mount.json", Box::new(move || format!("{mount:#}\n"))),
+    ];
+    let links = [
+        ("log", about.log_file),
+        ("socket", about.socket.map(Path::to_owned)),
+    ];
+    control.extend(links.into_iter().filter_map(|(name, path)| {
+        let content = Content::Link(path?);
+        Some(Control { name, content })
+    }));
+    control
+}
