@@ -283,6 +283,13 @@ pub fn detach(path: &Path, lazily: bool) -> Result<()> {
     }
 }
 
+/// Detaches the file system at `path` whoever uses it and whether or not its daemon answers: all who wait for that
+/// get an error. Only root may.
+pub fn abort(path: &Path) -> Result<()> {
+    let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(path, flags).map_err(|e| Error::io(e.into(), "unmount", path))
+}
+
 fn detach_by_helper(path: &Path, lazily: bool) -> Result<()> {
     let helper = spawn_helper(|command| {
         command

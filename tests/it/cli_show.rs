@@ -240,7 +240,7 @@ fn the_help_of_every_verb_names_its_options() {
                 "MOUNTPOINT",
             ],
         ),
-        ("umount", &["MOUNTPOINT", "--lazy"]),
+        ("umount", &["MOUNTPOINT", "--lazy", "--force"]),
         (
             "export",
             &["<SNAPSHOT>", "<TARGET>", "--force", "--continue"],

@@ -318,3 +318,23 @@ fn umount_leaves_alone_what_is_not_its_own() {
     assert_eq!(mounts_below(world.dir()).len(), 1);
     world.ebsfs(["umount", "missing"]).refused(3, &["missing"]);
 }
+
+#[test]
+fn umount_does_not_wait_for_a_daemon_that_does_not_answer() {
+    let Some(world) = World::for_root() else {
+        return;
+    };
+    let id = one_block(&world);
+    let mount = world.mount(&[&id]);
+    let file = File::open(mount.disk(&id)).unwrap();
+    mount.signal(Signal::STOP);
+    let at = mount.dir.to_str().unwrap();
+    world
+        .ebsfs(["umount", at])
+        .refused(2, &["does not answer", "--force"]);
+    world.ebsfs(["umount", "--force", at]).ok();
+    assert!(mounts_below(world.dir()).is_empty());
+    drop(file);
+    mount.signal(Signal::CONT);
+    eventually("the daemon ends", || gone(mount.pid).then_some(()));
+}
