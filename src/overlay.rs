@@ -147,7 +147,7 @@ impl Default for Config {
     }
 }
 
-/// An overlay that is open. There is one for a directory at a time, in any process.
+/// An overlay that is open. There is one for a directory at a time, in any process. Dropping it syncs nothing.
 pub struct Overlay {
     directory: Arc<dyn Directory>,
     config: Config,

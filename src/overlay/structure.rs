@@ -46,6 +46,7 @@ impl Overlay {
                 "another commit of this overlay is not finished",
             ));
         }
+        check_size(&commit, &named)?;
         // Most of it, while writes go on; a new layer takes a moment, too.
         self.sync()?;
         named.sealed = Some(named.top);
@@ -80,6 +81,7 @@ impl Overlay {
         let _structure = self.structure();
         let mut named = self.named().clone();
         commit_of(&named)?;
+        check_size(&commit, &named)?;
         named.header.commit = Some(commit);
         self.publish(named)
     }
@@ -191,4 +193,16 @@ fn commit_of(named: &Named) -> Result<&Commit> {
         .commit
         .as_ref()
         .ok_or_else(|| Error::new(ErrorKind::Invalid, "no commit of this overlay is under way"))
+}
+
+/// `Invalid` if the snapshot would be larger than the disk: as its base it would contradict it.
+fn check_size(commit: &Commit, named: &Named) -> Result<()> {
+    let (new, size) = (commit.new.volume_size, named.header.size);
+    if new <= size {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!("a snapshot of {new} cannot be made of a disk of {size}: grow the disk first"),
+    ))
 }

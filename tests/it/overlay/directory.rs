@@ -58,7 +58,11 @@ fn a_sealed_layer_stays_as_it_is_until_the_commit_ends_one_way_or_the_other() {
         let overlay = open(dir.path());
         overlay.write_pages(0, &filled(1, 4)).unwrap();
         overlay.zero_pages(BLOCK..9 * BLOCK).unwrap();
+        let mut larger = commit();
+        larger.new.volume_size = gib(2);
+        assert_eq!(kind(overlay.seal(larger.clone())), ErrorKind::Invalid);
         overlay.seal(commit()).unwrap();
+        assert_eq!(kind(overlay.note(larger)), ErrorKind::Invalid);
         assert_eq!(kind(overlay.seal(commit())), ErrorKind::Conflict);
         assert_eq!(kind(overlay.finish()), ErrorKind::Invalid);
         overlay.write_pages(PAGE, &filled(2, 1)).unwrap();
