@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 
+use rustix::fs::fdatasync;
+
 use super::Overlaid;
 use crate::devices::Mounted;
 use crate::images::{MIB, random_block};
@@ -39,7 +41,7 @@ fn a_full_disk_is_told_by_the_write_and_work_goes_on_when_there_is_room() {
         match file.write_all_at(&block(written), at(written)) {
             Ok(()) => {
                 // Every write that was taken can be made durable.
-                file.sync_data().unwrap();
+                fdatasync(&file).unwrap();
                 written += 1;
             }
             Err(e) => break e,
@@ -48,7 +50,7 @@ fn a_full_disk_is_told_by_the_write_and_work_goes_on_when_there_is_room() {
     };
     assert_eq!(full.kind(), ErrorKind::StorageFull);
     assert!(written > 100, "{written}");
-    file.sync_data().unwrap();
+    fdatasync(&file).unwrap();
     let check = |count: u64| {
         let file = open();
         for index in 0..count {
@@ -61,13 +63,13 @@ fn a_full_disk_is_told_by_the_write_and_work_goes_on_when_there_is_room() {
     check(written);
     // Overwriting needs no room.
     file.write_all_at(&block(0), at(0)).unwrap();
-    file.sync_data().unwrap();
+    fdatasync(&file).unwrap();
 
     fs::remove_file(world.path("small/ballast")).unwrap();
     for index in written..written + 200 {
         file.write_all_at(&block(index), at(index)).unwrap();
     }
-    file.sync_data().unwrap();
+    fdatasync(&file).unwrap();
     drop(file);
     check(written + 200);
     world.unmount(&mount);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 
 use super::Overlaid;
 use crate::images::{Disk, GIB, Random};
@@ -33,7 +33,7 @@ fn offset(writer: u64, page: u64) -> u64 {
 }
 
 fn content(writer: u64, page: u64, generation: u64) -> Vec<u8> {
-    if generation % 2 == 0 {
+    if generation.is_multiple_of(2) {
         return vec![0; PAGE];
     }
     let stamp = writer << 56 | page << 40 | generation;
@@ -56,7 +56,7 @@ fn write_on(file: &File, writer: u64, fates: &Mutex<Vec<Fate>>, seed: u64, stop:
                 fate.begun += u64::from(fate.begun.is_multiple_of(2) != zeros);
                 fate.begun
             };
-            let done = if generation % 2 == 0 {
+            let done = if generation.is_multiple_of(2) {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 fallocate(file, flags, at, PAGE as u64).is_ok()
             } else {
@@ -68,7 +68,7 @@ fn write_on(file: &File, writer: u64, fates: &Mutex<Vec<Fate>>, seed: u64, stop:
             }
             touched.push((page, generation));
         }
-        if file.sync_data().is_err() {
+        if fdatasync(file).is_err() {
             return;
         }
         for (page, generation) in touched {
