@@ -1,5 +1,6 @@
 //! Who asks a daemon for something.
 
+use std::io::ErrorKind as IoKind;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -53,15 +54,21 @@ impl Client {
     fn next_line(&mut self) -> Result<Value> {
         let mut line = Vec::new();
         let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-        self.stream
+        let read = self
+            .stream
             .by_ref()
             .take(limit)
-            .read_until(b'\n', &mut line)
-            .map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
-        if line.is_empty() {
+            .read_until(b'\n', &mut line);
+        let has_ended = match &read {
+            Ok(len) => *len == 0,
+            // It was killed with something unread.
+            Err(e) => e.kind() == IoKind::ConnectionReset,
+        };
+        if has_ended {
             let what = "the daemon has ended in the middle; its log tells more";
             return Err(Error::new(ErrorKind::Unavailable, what));
         }
+        read.map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
         serde_json::from_slice(&line).map_err(malformed)
     }
 }

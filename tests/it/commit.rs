@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::common::{at, gib, present, scratch, snap};
 
 mod cuts;
+mod mounted;
 mod program;
 mod puts;
 mod settling;
