@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use log::warn;
+use tokio::sync::Mutex;
 
 use crate::block::{BlockIndex, bytes_of};
 use crate::blocking::blocking;
@@ -90,6 +91,8 @@ pub struct Commits {
     below: Arc<dyn Below>,
     journal: PathBuf,
     config: Config,
+    /// Held while the overlay is changed; a change goes on to its end when whoever asked for it is dropped.
+    changing: Arc<Mutex<()>>,
 }
 
 /// How often a snapshot that expires while it is filled is begun anew.
@@ -110,6 +113,7 @@ impl Commits {
             below,
             journal: directory.join(PUTS),
             config,
+            changing: Arc::default(),
         }
     }
 
@@ -125,6 +129,7 @@ impl Commits {
     pub async fn run(&self, wish: &Wish, tell: Tell<'_>) -> Result<Accepted> {
         let began = Instant::now();
         let requests = Arc::new(Requests::default());
+        self.quiet().await;
         let mut commit = self.sealed(wish, tell).await?;
         let mut attempt = 1;
         let (id, blocks) = loop {
@@ -346,7 +351,18 @@ impl Commits {
         work: impl FnOnce(&Overlay) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let overlay = Arc::clone(&self.overlay);
-        blocking(what, move || work(&overlay)).await
+        let changing = Arc::clone(&self.changing).lock_owned().await;
+        blocking(what, move || {
+            let done = work(&overlay);
+            drop(changing);
+            done
+        })
+        .await
+    }
+
+    /// Waits for what an earlier call that was dropped still changes: the header then says how far it has come.
+    async fn quiet(&self) {
+        drop(self.changing.lock().await);
     }
 
     /// Removes the notes of a commit that is done; without them nothing is lost.

@@ -13,6 +13,7 @@ use super::{Commits, Edited, Plan, Spent, completing};
 impl Commits {
     /// What [`run`](Commits::run) would do now, without a restart. Changes nothing, here or in the store.
     pub async fn plan(&self) -> Result<Plan> {
+        self.quiet().await;
         let (header, view) = (self.overlay.header(), self.overlay.view());
         let (layer, size) = match &header.commit {
             Some(before) if before.accepted => return Err(completing(before)),

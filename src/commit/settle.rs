@@ -46,6 +46,7 @@ impl Commits {
     ///
     /// `Corrupt` if the snapshot holds something else than it was given; then nothing is dropped here.
     pub async fn settle(&self, depth: Depth) -> Result<Settled> {
+        self.quiet().await;
         let Some((commit, id)) = self.accepted() else {
             return Ok(Settled::Nothing);
         };

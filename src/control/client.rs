@@ -1,7 +1,6 @@
 //! Who asks a daemon for something.
 
-use std::io::ErrorKind as IoKind;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind as IoKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -19,7 +18,17 @@ pub struct Client {
 impl Client {
     /// Asks the daemon that listens at `path`.
     pub fn ask(path: &Path, request: &Request) -> Result<Self> {
-        let cannot = |e| Error::io(e, "ask the daemon at", path);
+        let cannot = |e: io::Error| match e.kind() {
+            // A mount whose daemon was killed stays.
+            IoKind::ConnectionRefused | IoKind::NotFound | IoKind::BrokenPipe => Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the daemon has ended: nobody listens at {}; `ebsfs umount` takes its mount away",
+                    path.display()
+                ),
+            ),
+            _ => Error::io(e, "ask the daemon at", path),
+        };
         let mut stream = UnixStream::connect(path).map_err(cannot)?;
         let mut line =
             serde_json::to_vec(request).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;

@@ -10,12 +10,12 @@ use log::warn;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A child freezes, says so, and thaws when the pipe to it closes: when this program says so, and also when it is
-/// killed. No signal of the terminal ends it, and none that a user would send.
+/// killed, even before it has heard. No signal of the terminal ends it, and none that a user would send.
 const GUARD: &str = r#"
-trap '' HUP INT TERM
+trap '' HUP INT PIPE TERM
 PATH="$PATH:/usr/sbin:/sbin"
 fsfreeze --freeze "$1" || exit 1
-echo frozen
+echo frozen 2>/dev/null
 cat >/dev/null
 exec fsfreeze --unfreeze "$1"
 "#;

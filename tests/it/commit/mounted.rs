@@ -200,8 +200,8 @@ fn what_is_mounted_is_committed_there_and_into_its_own_store() {
 
 /// Stands for `fsfreeze`: notes what it was asked for, and stops the daemon when it is to freeze, so that this lasts.
 const FREEZE: &str = r#"#!/bin/sh
-echo "$1 $2" >> "$NOTES"
 [ "$1" != --freeze ] || kill -STOP "$DAEMON"
+echo "$1 $2" >> "$NOTES"
 "#;
 
 #[test]
@@ -219,7 +219,7 @@ fn a_file_system_is_thawed_however_the_commit_ends() {
         let mut command = world.unlimited();
         command
             .args(["--store", world.store().to_str().unwrap()])
-            .args(["commit", at, "--freeze", "/frozen"])
+            .args(["commit", at, "--wait", "--freeze", "/frozen"])
             .env("PATH", &path)
             .env("NOTES", &notes)
             .env("DAEMON", disk.mount.pid.as_raw_nonzero().to_string());
@@ -229,8 +229,9 @@ fn a_file_system_is_thawed_however_the_commit_ends() {
     let mut expected = String::new();
     let freeze = |expected: &mut String| {
         *expected += "--freeze /frozen\n";
-        let commit = start();
-        eventually("it is frozen", || (noted() == *expected).then_some(()));
+        let mut commit = start();
+        let frozen = commit.until(|| noted() == *expected);
+        assert!(frozen, "{:?}", commit.finish());
         commit
     };
     let thawed = |expected: &mut String| {
