@@ -49,7 +49,7 @@ mod view;
 
 pub use crate::block::PAGE_SIZE;
 pub use directory::{Directory, File, Holder, LocalDirectory};
-pub use inspect::{Summary, inspect, read_header};
+pub use inspect::{Summary, inspect, look, read_header};
 pub use layer::Layer;
 pub use view::View;
 

@@ -141,6 +141,10 @@ impl Commit {
             return Err(Error::new(ErrorKind::Invalid, what).into());
         }
         let runtime = stack::runtime()?;
+        if self.dry_run {
+            let (plan, store) = target::plan(common, &runtime, path)?;
+            return Report::new(self.json, &store, None).plan(&plan);
+        }
         let unmounted = Unmounted::open(common, &runtime, path)?;
         let report = Report::new(self.json, &unmounted.opened.store.identity(), None);
         let work = self.commit_alone(&unmounted.commits, &report);
@@ -151,9 +155,6 @@ impl Commit {
     }
 
     async fn commit_alone(&self, commits: &Commits, report: &Report) -> Result<Answer> {
-        if self.dry_run {
-            return commits.plan().await.map(Answer::Plan);
-        }
         // One of an earlier time may be complete by now; if it is not, the commit says so.
         if !self.restart {
             commits.settle(Depth::Sample).await?;

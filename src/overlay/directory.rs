@@ -8,9 +8,11 @@ use std::sync::Arc;
 use crate::error::Result;
 
 mod local;
+mod read_only;
 
 pub(super) use local::open_read_only;
 pub use local::{Holder, LocalDirectory};
+pub(super) use read_only::ReadOnlyDirectory;
 
 /// The files of one overlay, by name. Whoever has it is the only one that changes them.
 pub trait Directory: Send + Sync {

@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::directory::open_read_only;
+use super::directory::{Directory, ReadOnlyDirectory, open_read_only};
 use super::header::Named;
 use super::journal::{self, Binding};
-use super::{Amount, Header, names};
+use super::layer::Home;
+use super::{Amount, Config, Header, Layer, View, names};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is known of an overlay from outside: as of its last sync, or little later.
@@ -46,6 +48,29 @@ pub fn inspect(path: &Path) -> Result<Option<Summary>> {
             read => return read.map(Some),
         }
     }
+}
+
+/// The overlay at `path` and its layers, to be read only; none if there is none. Without a process that has it, and
+/// as long as none takes it, they are what whoever takes it will find.
+pub fn look(path: &Path) -> Result<Option<(Header, View)>> {
+    let Some(named) = read_named(path)? else {
+        return Ok(None);
+    };
+    let directory: Arc<dyn Directory> = Arc::new(ReadOnlyDirectory::new(path));
+    let layer = |number| {
+        Layer::open_sealed(Home {
+            directory: Arc::clone(&directory),
+            health: Arc::default(),
+            binding: Binding::new(&named.header.id, number)?,
+            number,
+            config: Config::default(),
+        })
+    };
+    let view = View {
+        top: layer(named.top)?,
+        sealed: named.sealed.map(layer).transpose()?,
+    };
+    Ok(Some((named.header, view)))
 }
 
 fn read_named(path: &Path) -> Result<Option<Named>> {

@@ -7,14 +7,14 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::super::Common;
-use super::super::stack::{self, Opened, Snapshots};
+use super::super::stack::{self, Base, Opened, Snapshots};
 use super::check_store;
 use crate::cache::BlockCache;
-use crate::commit::{Commits, Config};
+use crate::commit::{Below as _, Commits, Config, Plan};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, canonical, mounted_at};
-use crate::overlay::{LocalDirectory, Overlay, read_header};
+use crate::overlay::{Header, LocalDirectory, Overlay, look, read_header};
 
 pub(super) enum Target {
     Mounted(Mounted),
@@ -90,33 +90,53 @@ pub(in crate::cli) struct Unmounted {
 /// Memory for blocks that are merged with what was written.
 const CACHE: usize = 64 << 20;
 
+/// The store of the overlay at `path`, and its header. Nothing is touched.
+fn reach(common: &Common, runtime: &Runtime, path: &Path) -> Result<(Opened, Header)> {
+    if let Some(mountpoint) = held(path)? {
+        let at = mountpoint.display();
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "the overlay {} is mounted on {at}: `ebsfs commit {at}` commits it",
+                path.display()
+            ),
+        ));
+    }
+    let opened = stack::open_store(common, runtime)?;
+    let header = read_header(path)?.ok_or_else(|| missing(path))?;
+    check_store(&opened.store.identity(), &header.store, "is from")?;
+    Ok((opened, header))
+}
+
+fn missing(path: &Path) -> Error {
+    let what = format!("there is no overlay in {}", path.display());
+    Error::new(ErrorKind::NotFound, what)
+}
+
+/// What lies below an overlay that is not mounted.
+fn below(opened: &Opened, header: &Header, runtime: &Runtime) -> Result<Base> {
+    let base = runtime.block_on(opened.store.info(&header.base));
+    let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
+    let cache = Arc::new(BlockCache::new(CACHE));
+    Ok(Snapshots::new(&opened.store, &cache).below(&base))
+}
+
+/// What a commit of the overlay at `path` would do, and in which store.
+pub(super) fn plan(common: &Common, runtime: &Runtime, path: &Path) -> Result<(Plan, String)> {
+    let (opened, _) = reach(common, runtime, path)?;
+    let overlay = look(path)?.ok_or_else(|| missing(path))?;
+    let base = below(&opened, &overlay.0, runtime)?.source();
+    let plan = runtime.block_on(Plan::of(path, overlay, base))?;
+    Ok((plan, opened.store.identity()))
+}
+
 impl Unmounted {
     pub(in crate::cli) fn open(common: &Common, runtime: &Runtime, path: &Path) -> Result<Self> {
-        if let Some(mountpoint) = held(path)? {
-            let at = mountpoint.display();
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the overlay {} is mounted on {at}: `ebsfs commit {at}` commits it",
-                    path.display()
-                ),
-            ));
-        }
-        let opened = stack::open_store(common, runtime)?;
-        let missing = || {
-            let what = format!("there is no overlay in {}", path.display());
-            Error::new(ErrorKind::NotFound, what)
-        };
-        // Before it is taken: what is none stays untouched.
-        let header = read_header(path)?.ok_or_else(missing)?;
-        check_store(&opened.store.identity(), &header.store, "is from")?;
+        let (opened, _) = reach(common, runtime, path)?;
         let directory = LocalDirectory::open(path)?;
         directory.describe("committing it")?;
-        let overlay = Overlay::open(Arc::new(directory))?.ok_or_else(missing)?;
-        let base = runtime.block_on(opened.store.info(&overlay.header().base));
-        let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
-        let cache = Arc::new(BlockCache::new(CACHE));
-        let below = Snapshots::new(&opened.store, &cache).below(&base);
+        let overlay = Overlay::open(Arc::new(directory))?.ok_or_else(|| missing(path))?;
+        let below = below(&opened, &overlay.header(), runtime)?;
         let commits = Commits::new(
             Arc::clone(&opened.store),
             Arc::new(overlay),

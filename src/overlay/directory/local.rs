@@ -204,7 +204,7 @@ fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
-fn list(path: &Path) -> Result<Vec<String>> {
+pub(super) fn list(path: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.map_err(|e| Error::io(e, "read", path))?;
     let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
