@@ -7,67 +7,29 @@ use crate::error::{Error, ErrorKind};
 /// What went wrong, as it is written down.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Failure {
-    kind: Kind,
+    kind: ErrorKind,
     /// The outermost first; never empty where it was made of an error.
     text: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    NotFound,
-    Corrupt,
-    Unavailable,
-    Denied,
-    ReadOnly,
-    NoSpace,
-    Invalid,
-    Conflict,
-    Unsupported,
-    Io,
-}
-
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
-        let kind = match error.kind() {
-            ErrorKind::NotFound => Kind::NotFound,
-            ErrorKind::Corrupt => Kind::Corrupt,
-            ErrorKind::Unavailable => Kind::Unavailable,
-            ErrorKind::Denied => Kind::Denied,
-            ErrorKind::ReadOnly => Kind::ReadOnly,
-            ErrorKind::NoSpace => Kind::NoSpace,
-            ErrorKind::Invalid => Kind::Invalid,
-            ErrorKind::Conflict => Kind::Conflict,
-            ErrorKind::Unsupported => Kind::Unsupported,
-            ErrorKind::Io => Kind::Io,
-        };
         let mut text = vec![error.to_string()];
         let mut next = std::error::Error::source(error);
         while let Some(cause) = next {
             text.push(cause.to_string());
             next = cause.source();
         }
+        let kind = error.kind();
         Self { kind, text }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = match failure.kind {
-            Kind::NotFound => ErrorKind::NotFound,
-            Kind::Corrupt => ErrorKind::Corrupt,
-            Kind::Unavailable => ErrorKind::Unavailable,
-            Kind::Denied => ErrorKind::Denied,
-            Kind::ReadOnly => ErrorKind::ReadOnly,
-            Kind::NoSpace => ErrorKind::NoSpace,
-            Kind::Invalid => ErrorKind::Invalid,
-            Kind::Conflict => ErrorKind::Conflict,
-            Kind::Unsupported => ErrorKind::Unsupported,
-            Kind::Io => ErrorKind::Io,
-        };
         let mut texts = failure.text.into_iter().rev();
         let innermost = texts.next().unwrap_or_else(|| "it failed".to_owned());
-        texts.fold(Error::new(kind, innermost), Error::context)
+        texts.fold(Error::new(failure.kind, innermost), Error::context)
     }
 }
 
