@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::common::{at, gib, present, scratch, snap};
 
-mod cuts;
+pub(crate) mod cuts;
 mod mounted;
 mod program;
 mod puts;
@@ -36,7 +36,7 @@ fn source(store: &Arc<dyn Store>, info: &SnapshotInfo) -> Arc<SnapshotSource> {
 }
 
 impl Base {
-    fn new(store: &Arc<dyn Store>, info: &SnapshotInfo) -> Self {
+    pub(crate) fn new(store: &Arc<dyn Store>, info: &SnapshotInfo) -> Self {
         let cache = Arc::new(BlockCache::new(64 << 20));
         let stats = Arc::new(Stats::default());
         let cached = CachedSource::new(source(store, info), cache, stats);

@@ -42,6 +42,7 @@ mod mount_views;
 mod mount_writes;
 mod oracle;
 mod overlaid;
+mod overlaid_model;
 mod overlay;
 mod peer_coldsnap;
 mod peer_fsx;

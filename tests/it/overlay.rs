@@ -13,8 +13,8 @@ mod crash;
 mod directory;
 mod local;
 mod meanwhile;
-mod model;
-mod simulated;
+pub(crate) mod model;
+pub(crate) mod simulated;
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 

@@ -19,7 +19,7 @@ use crate::flaky_store::{Fault, FlakyStore};
 
 /// Where and how it is cut.
 #[derive(Clone, Copy, Debug)]
-enum Cut {
+pub(crate) enum Cut {
     /// The call fails and has done nothing.
     Before,
     /// The call fails, and has done it.
@@ -30,10 +30,10 @@ enum Cut {
     KilledAfter,
 }
 
-const CUTS: [Cut; 4] = [Cut::Before, Cut::After, Cut::KilledBefore, Cut::KilledAfter];
+pub(crate) const CUTS: [Cut; 4] = [Cut::Before, Cut::After, Cut::KilledBefore, Cut::KilledAfter];
 
 /// A store whose `nth` call is cut, from 0.
-struct Cutting {
+pub(crate) struct Cutting {
     inner: Arc<dyn Store>,
     cut: Cut,
     nth: usize,
@@ -42,6 +42,25 @@ struct Cutting {
 }
 
 impl Cutting {
+    pub(crate) fn new(inner: &Arc<dyn Store>, cut: Cut, nth: usize) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::clone(inner),
+            cut,
+            nth,
+            calls: AtomicUsize::new(0),
+            killed: Notify::new(),
+        })
+    }
+
+    /// Does `work` as far as the process lives; none if it was killed.
+    pub(crate) async fn until_killed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let killed = Box::pin(self.killed.notified());
+        match select(Box::pin(work), killed).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
+    }
+
     async fn call<T>(&self, what: impl Future<Output = Result<T>> + Send) -> Result<T> {
         if self.calls.fetch_add(1, Ordering::SeqCst) != self.nth {
             return what.await;
@@ -123,23 +142,10 @@ async fn edited(store: Arc<dyn Store>) -> Case {
 
 /// Commits through a cut; whether it was reached.
 async fn commit_through(case: &mut Case, inner: &Arc<dyn Store>, cut: Cut, nth: usize) -> bool {
-    let store = Arc::new(Cutting {
-        inner: Arc::clone(inner),
-        cut,
-        nth,
-        calls: AtomicUsize::new(0),
-        killed: Notify::new(),
-    });
+    let store = Cutting::new(inner, cut, nth);
     case.through(Arc::<Cutting>::clone(&store));
-    {
-        let wish = Wish::default();
-        let work = Box::pin(case.run(&wish));
-        let killed = Box::pin(store.killed.notified());
-        match select(work, killed).await {
-            Either::Left((Ok(_), _)) => {}
-            Either::Left((Err(e), _)) => assert_eq!(e.kind(), ErrorKind::Unavailable, "{e:#}"),
-            Either::Right(_) => {}
-        }
+    if let Some(Err(e)) = store.until_killed(case.run(&Wish::default())).await {
+        assert_eq!(e.kind(), ErrorKind::Unavailable, "{e:#}");
     }
     case.through(Arc::clone(inner));
     store.calls.load(Ordering::SeqCst) > nth
