@@ -16,6 +16,7 @@ mod filesystems;
 mod full_disk;
 mod kills;
 mod remote;
+mod signals;
 
 /// A snapshot mounted with the overlay `overlay` of its world.
 pub(crate) struct Overlaid<'a> {

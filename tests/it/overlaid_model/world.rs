@@ -253,7 +253,7 @@ impl World {
     /// Bytes that no other write has, and that differ from place to place.
     fn stamp(&mut self, range: Range<u64>) -> Bytes {
         self.stamp += 1;
-        let word = |offset: u64| (self.stamp << 40 | offset / 8).to_le_bytes();
+        let word = |offset: u64| ((self.stamp << 40) | (offset / 8)).to_le_bytes();
         let byte = |offset: u64| word(offset)[(offset % 8) as usize];
         range.map(byte).collect()
     }
