@@ -69,13 +69,13 @@ need_coldsnap() {
     cargo install --quiet --locked --root target/peers --version $version coldsnap
 }
 
-# A peer of the tests of writable mounts, below target.
+# need_fsx DIR installs fsx, which the tests of writable mounts use, below DIR, unless it is there in this version.
 need_fsx() {
-    local version=0.3.2
-    [[ -x target/peers/bin/fsx ]] && return
+    local dir=$1 version=0.3.2
+    [[ $("$dir/bin/fsx" --version 2>/dev/null) == "fsx $version" ]] && return
     need_cargo
-    say "installing fsx $version below target/peers"
-    cargo install --quiet --locked --root target/peers --version $version fsx
+    say "installing fsx $version into $dir"
+    cargo install --quiet --locked --root "$dir" --version $version fsx
 }
 
 # aws_clients DIR makes DIR a Python environment with the aws CLI and boto3, unless it is one of these versions.
