@@ -1,15 +1,17 @@
 //! Room for one block, used again and again.
 //!
 //! Half a MiB from the allocator is fresh memory from the kernel each time: 128 page faults, which cost more than
-//! reading the block. So a buffer that is let go waits here for the next one who needs it; a few do, more are freed.
+//! reading the block. So a buffer that is let go waits here for the next one who needs it; a few do, and after a burst many.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 use super::BLOCK_SIZE;
 
-/// Buffers that wait: 32 MiB, about as many as are on their way at one time from a distant store.
-const SPARE: usize = 64;
+/// Buffers that wait, 128 MiB at most. A new one is made only when none waits, so there are never more than were once in
+/// use together. To give some back earlier saves nothing: the allocator seldom gets their room together again, and the
+/// next burst takes other room.
+const SPARE: usize = 256;
 
 /// Guards push and pop.
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());

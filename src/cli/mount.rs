@@ -183,7 +183,7 @@ impl Mount {
                     directory,
                 } = edits;
                 let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
-                let config = commit::Config::new(opened.concurrency);
+                let config = commit::Config::new(opened.concurrency).within(self.cache_size);
                 let store = Arc::clone(store);
                 let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
                 (opener, Some(vec![base.id]), Some(commits))

@@ -15,6 +15,7 @@ mod commits;
 mod filesystems;
 mod full_disk;
 mod kills;
+mod memory;
 mod remote;
 mod signals;
 
