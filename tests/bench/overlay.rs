@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::Plan;
 use crate::measure::{in_turn, time};
 use crate::server::Server;
-use crate::setup::{MIB, MountPoint, Scratch, noise, write_image};
+use crate::setup::{MIB, MountPoint, Scratch, write_image};
 use crate::table::Row;
 
 /// All rows of this part.
@@ -113,23 +113,25 @@ fn small_writes(plan: &Plan, scratch: &Scratch, case: &Case) -> Row {
     Row::beside("4 KiB writes with fsync by loop, 1/s", &ours, &floor, 0.5)
 }
 
-/// A commit of blocks that are all new, beside an upload of the same bytes.
+/// A commit of blocks that were all written, beside an upload of the same bytes. The server has seen them before, so
+/// that it is nobody's turn to find memory for them.
 fn commit(plan: &Plan, memory: &Scratch, server: &Server) -> Row {
     let mib = plan.commit_mib;
     let case = Case::new(memory, memory, server, "commit");
-    let ours = |round: usize| {
+    let image = memory.path("upload.img");
+    write_image(&image, mib);
+    let ours = |_| {
         let disk = OpenOptions::new().write(true).open(&case.disk).unwrap();
+        let image = fs::File::open(&image).unwrap();
+        let mut bytes = vec![0; MIB as usize];
         for at in 0..mib {
-            let seed = (round as u64 + 1) << 32 | at;
-            let bytes = noise(seed, MIB as usize);
+            image.read_exact_at(&mut bytes, at * MIB).unwrap();
             disk.write_all_at(&bytes, at * MIB).unwrap();
         }
         disk.sync_all().unwrap();
         let mut command = server.ebsfs(memory);
         time(command.arg("commit").arg(&case.mount.path)).0
     };
-    let image = memory.path("upload.img");
-    write_image(&image, mib);
     let upload = ["upload", "--no-progress", "--omit-zero-blocks"];
     let peer = |_| time(server.coldsnap(memory).args(upload).arg(&image)).0;
     let [ours, peer] = in_turn(plan.remote_rounds, [&ours, &peer]);
