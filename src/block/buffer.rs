@@ -16,7 +16,7 @@ const SPARE: usize = 256;
 /// Guards push and pop.
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Bytes for a block. What a new one holds is not said: whoever takes it fills all of it.
+/// Bytes for a block, or for as much as a reader asks for at one time. What a new one holds is not said: whoever takes it fills all of it.
 pub struct Buffer(Vec<u8>);
 
 impl Buffer {
@@ -24,6 +24,14 @@ impl Buffer {
     pub fn new() -> Self {
         let spare = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self(spare.unwrap_or_else(|| vec![0; BLOCK_SIZE]))
+    }
+
+    /// At least `len` bytes, likewise. More than a block's come from the allocator.
+    pub fn of(len: usize) -> Self {
+        match len {
+            0..=BLOCK_SIZE => Self::new(),
+            _ => Self(vec![0; len]),
+        }
     }
 }
 

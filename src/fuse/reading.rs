@@ -1,6 +1,5 @@
 //! Reads and seeks of exported files: at once where that needs no waiting, else by the pool.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +9,9 @@ use super::Export;
 use super::failures::failed;
 use super::inodes::File;
 use super::pool::Pool;
+use crate::block::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{DEADLINE, Extent, too_late};
-
-thread_local! {
-    /// A read's bytes on their way to the kernel, kept by each thread for the next one.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Answers a read, which is cut at the file's end.
 pub(super) fn read(pool: &Pool, file: Arc<File>, offset: u64, wanted: usize, reply: ReplyData) {
@@ -28,39 +23,37 @@ pub(super) fn read(pool: &Pool, file: Arc<File>, offset: u64, wanted: usize, rep
     if len == 0 {
         return reply.data(&[]);
     }
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(len, 0);
-        match export.data.try_read_at(offset, buffer) {
-            Ok(false) => {
-                let asked = Instant::now();
-                let file = Arc::clone(&file);
-                pool.run(move || answer_late(&file.export, asked, offset, len, reply));
-            }
-            done => answer(export, offset, buffer, done.map(drop), reply),
+    let mut buffer = Buffer::of(len);
+    let bytes = &mut buffer[..len];
+    match export.data.try_read_at(offset, bytes) {
+        Ok(false) => {
+            let asked = Instant::now();
+            let file = Arc::clone(&file);
+            pool.run(move || answer_late(&file.export, asked, offset, len, reply));
         }
-    });
+        done => answer(export, offset, bytes, done.map(drop), reply),
+    }
 }
 
 /// Answers a read that had to wait, if it has not waited too long for a thread already.
 fn answer_late(export: &Export, asked: Instant, offset: u64, len: usize, reply: ReplyData) {
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(len, 0);
-        let late = asked.elapsed() > DEADLINE;
-        let done = if late {
-            Err(too_late())
-        } else {
-            export.data.read_at(offset, buffer)
-        };
-        answer(export, offset, buffer, done, reply);
-    });
+    let mut buffer = Buffer::of(len);
+    let bytes = &mut buffer[..len];
+    let late = asked.elapsed() > DEADLINE;
+    let done = if late {
+        Err(too_late())
+    } else {
+        export.data.read_at(offset, bytes)
+    };
+    answer(export, offset, bytes, done, reply);
 }
 
-fn answer(export: &Export, offset: u64, buffer: &[u8], done: Result<()>, reply: ReplyData) {
-    let len = buffer.len();
+fn answer(export: &Export, offset: u64, bytes: &[u8], done: Result<()>, reply: ReplyData) {
+    let len = bytes.len();
     match done {
         Ok(()) => {
             export.stats.bytes.add(u64::try_from(len).unwrap_or(0));
-            reply.data(buffer);
+            reply.data(bytes);
         }
         Err(e) => reply.error(failed(
             export,
