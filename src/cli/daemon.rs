@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -23,6 +24,7 @@ pub(super) const DETACHED: &str = "EBSFS_INTERNAL_DETACHED";
 /// How many heaps glibc keeps: eight for each core, unless told otherwise before the process begins. What one thread has
 /// let go of is then of no use to the others, and a commit came to hold 60 MiB more than it needs.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
+const FEW: &str = "2";
 
 /// What it writes once the mount answers. Anything else is an exit code, a line feed and the reason.
 const READY: &str = "ready";
@@ -35,7 +37,7 @@ pub(super) fn start(log: Option<File>) -> Outcome {
     let program =
         std::env::current_exe().map_err(|e| Error::from(e).context("cannot find this program"))?;
     let log = log.map_or_else(Stdio::null, Stdio::from);
-    let arenas = std::env::var_os(ARENAS).unwrap_or_else(|| "2".into());
+    let arenas = std::env::var_os(ARENAS).unwrap_or_else(|| FEW.into());
     let mut daemon = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "true")
@@ -77,6 +79,23 @@ pub(super) fn start(log: Option<File>) -> Outcome {
             Err(Error::new(ErrorKind::Io, what).into())
         }
     }
+}
+
+/// Begins this program anew in its place, with as few heaps as a daemon has, unless it was begun so. Where that
+/// cannot be done it takes more memory, and works.
+pub(super) fn with_few_heaps() {
+    if std::env::var_os(ARENAS).is_some() {
+        return;
+    }
+    let failed = std::env::current_exe().map(|program| {
+        let mut again = Command::new(program);
+        again
+            .args(std::env::args_os().skip(1))
+            .env(ARENAS, FEW)
+            .exec()
+    });
+    let (Ok(e) | Err(e)) = failed;
+    log::debug!("the program is not begun anew: {e}");
 }
 
 /// Sends stderr, and with it the log, to a file.
