@@ -30,7 +30,7 @@ mod state;
 mod umount;
 mod wished;
 
-/// Any EBS snapshot as a file: verified, lazily fetched, read-only.
+/// Any EBS snapshot as a file: verified, lazily fetched, and with an overlay writable.
 #[derive(Parser)]
 #[command(name = "ebsfs", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
