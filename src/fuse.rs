@@ -31,6 +31,7 @@ mod files;
 mod filesystem;
 mod inodes;
 pub mod mountpoint;
+mod notes;
 mod pool;
 mod ranges;
 mod reading;

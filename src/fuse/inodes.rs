@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use fuser::INodeNo;
 
 use super::Export;
-use super::views::Notes;
+use super::notes::Notes;
 
 /// The control directory.
 pub(super) const CONTROL_DIR: INodeNo = INodeNo(2);

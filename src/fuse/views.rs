@@ -6,13 +6,12 @@
 //!
 //! Dropping a page waits for whoever reads it and writes it back if it is dirty, so it waits for requests that
 //! this daemon answers. It is done in a thread that answers none. A daemon that is killed in the middle of this
-//! wait cannot end, as the kernel does not interrupt it: then `umount -f` aborts the mount.
+//! wait cannot end, as the kernel does not interrupt it: then `ebsfs umount --force` ends the mount.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
 
 use fuser::{Errno, INodeNo, Notifier, ReplyEmpty};
 use log::error;
@@ -20,45 +19,6 @@ use log::error;
 use super::inodes::{File, Inodes};
 use super::ranges::Ranges;
 use crate::error::{Error, Result};
-
-/// What happened to a file.
-#[derive(Default)]
-pub(super) struct Notes {
-    /// Whether it ever was open. Otherwise the kernel has no pages of it.
-    opened: AtomicBool,
-    /// Guards its fields, and the order in which what they tell is passed on.
-    written: Mutex<Written>,
-}
-
-#[derive(Default)]
-struct Written {
-    /// Since it was last told to the other files.
-    ranges: Ranges,
-    last: Option<SystemTime>,
-}
-
-impl Notes {
-    pub(super) fn opened(&self) {
-        self.opened.store(true, Ordering::SeqCst);
-    }
-
-    /// To be called after the write and before its answer: earlier, the range might be told to others who then
-    /// read what was there before.
-    pub(super) fn written(&self, offset: u64, len: u64) {
-        let mut written = self.lock();
-        written.ranges.insert(offset..offset.saturating_add(len));
-        written.last = Some(SystemTime::now());
-    }
-
-    /// When it was last written to.
-    pub(super) fn last(&self) -> Option<SystemTime> {
-        self.lock().last
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Pages to drop, and who waits for it.
 struct Job {
@@ -126,7 +86,7 @@ fn aliases(file: &File, ranges: &Ranges, all: &[Arc<File>]) -> Vec<Pages> {
     };
     let others = all
         .iter()
-        .filter(|other| other.ino != file.ino && other.notes.opened.load(Ordering::SeqCst));
+        .filter(|other| other.ino != file.ino && other.notes.was_opened());
     others
         .filter_map(|other| Some((other, other.start()?)))
         .flat_map(|(other, other_start)| {
