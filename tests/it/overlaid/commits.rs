@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -13,6 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{Overlaid, assert_equal, assert_exports};
 use crate::images::{BLOCK, Disk, GIB, random_block};
+use crate::program::Running;
 use crate::world::{World, run};
 
 /// A copy of the disk as it is now.
@@ -127,6 +129,18 @@ fn a_file_system_in_use_is_committed_as_a_crash_would_leave_it_and_frozen_as_a_c
     let tree = world.empty("tree");
     let tree_text = tree.to_str().unwrap();
     run("mount", [&*device, tree_text]).ok();
+    // In threads, so that it ends with its process.
+    let mut fio = Command::new("fio");
+    fio.args(["--name=load", "--thread", "--rw=randwrite", "--bs=4k-64k"]);
+    fio.args([
+        "--size=64m",
+        "--fsync=16",
+        "--ioengine=psync",
+        "--time_based",
+    ]);
+    fio.args(["--runtime=60", "--directory", tree_text]);
+    fio.current_dir(world.dir());
+    let mut fio = Running::start(fio);
     let stop = AtomicBool::new(false);
     let (crashed, frozen) = thread::scope(|scope| {
         let (stop, tree) = (&stop, &tree);
@@ -149,6 +163,8 @@ fn a_file_system_in_use_is_committed_as_a_crash_would_leave_it_and_frozen_as_a_c
         stop.store(true, Ordering::Relaxed);
         (crashed, frozen)
     });
+    assert!(fio.runs(), "it wrote all the time");
+    fio.kill();
     run("umount", [&tree]).ok();
     for (id, repair) in [(&crashed, true), (&frozen, false)] {
         let out = world.path("child.img");
