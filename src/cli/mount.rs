@@ -148,6 +148,7 @@ impl Mount {
     /// The overlay, if one was asked for.
     fn edits(
         &self,
+        common: &Common,
         ids: &[SnapshotId],
         mountpoint: &Path,
         opened: &Opened,
@@ -162,6 +163,7 @@ impl Mount {
             size: self.size,
             mountpoint,
         };
+        wanted.settle(common, runtime)?;
         wanted.open(opened, runtime).map(Some)
     }
 
@@ -176,24 +178,25 @@ impl Mount {
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
         let snapshots = Snapshots::new(store, &cache);
-        let (opener, named, commits) = match self.edits(&ids, &mountpoint, &opened, &runtime)? {
-            Some(edits) => {
-                let Edits {
-                    overlay,
-                    base,
-                    directory,
-                } = edits;
-                let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
-                let config = commit::Config::new(opened.concurrency).within(self.cache_size);
-                let store = Arc::clone(store);
-                let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
-                (opener, Some(vec![base.id]), Some(commits))
-            }
-            None => {
-                let named = (!ids.is_empty()).then_some(ids);
-                (snapshots.opener(&runtime), named, None)
-            }
-        };
+        let (opener, named, commits) =
+            match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
+                Some(edits) => {
+                    let Edits {
+                        overlay,
+                        base,
+                        directory,
+                    } = edits;
+                    let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
+                    let config = commit::Config::new(opened.concurrency).within(self.cache_size);
+                    let store = Arc::clone(store);
+                    let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
+                    (opener, Some(vec![base.id]), Some(commits))
+                }
+                None => {
+                    let named = (!ids.is_empty()).then_some(ids);
+                    (snapshots.opener(&runtime), named, None)
+                }
+            };
         let catalog = Arc::new(Catalog::open(
             Arc::clone(store),
             runtime.handle().clone(),

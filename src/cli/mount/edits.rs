@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
+use super::super::Common;
+use super::super::commit::Unmounted;
 use super::super::stack::Opened;
+use crate::commit::{Depth, Settled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::overlay::{LocalDirectory, Overlay, read_header};
 use crate::snapshot::{SnapshotId, SnapshotInfo, VolumeSize};
@@ -28,6 +31,31 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// Settles the overlay's last commit first, if what was asked for is its snapshot: only then is it the base.
+    pub(super) fn settle(&self, common: &Common, runtime: &Runtime) -> Result<()> {
+        let path = std::path::absolute(self.directory)
+            .map_err(|e| Error::io(e, "find", self.directory))?;
+        let header = read_header(&path)?;
+        let commit = header.and_then(|header| header.commit.filter(|commit| commit.accepted));
+        let ([named], Some(id)) = (self.snapshots, commit.and_then(|commit| commit.snapshot))
+        else {
+            return Ok(());
+        };
+        if *named != id {
+            return Ok(());
+        }
+        let unmounted = Unmounted::open(common, runtime, &path)?;
+        match runtime.block_on(unmounted.commits.settle(Depth::Sample))? {
+            Settled::NotYet(id) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{id} is still being completed: try again, or mount without naming it and go on editing"
+                ),
+            )),
+            Settled::Done(_) | Settled::Nothing => Ok(()),
+        }
+    }
+
     /// Takes the overlay. Whatever it refuses is as it was.
     pub(super) fn open(&self, opened: &Opened, runtime: &Runtime) -> Result<Edits> {
         let path = std::path::absolute(self.directory)

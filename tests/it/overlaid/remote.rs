@@ -103,3 +103,31 @@ fn a_commit_through_every_fault_is_the_edited_disk() {
     assert_exports(&world, &id, image.path());
     assert_equal(&disk, &now);
 }
+
+#[test]
+fn a_mount_of_what_was_just_committed_settles_it_first() {
+    let Some(world) = World::new() else { return };
+    let image = Disk::new(world.path("disk.img"), GIB).blocks(0, 3, 5);
+    let id = world.import(image.path());
+    let server = Server::start(world.dir(), &["--fault", "complete-after=3s"]);
+    let mounted = mount(&world, &server, &id);
+    let file = fs::File::options().write(true).open(mounted.disk(&id));
+    file.unwrap().write_all_at(&[9; 4096], 4096).unwrap();
+    let at = mounted.dir.to_str().unwrap();
+    let child = id_of(&client(&world, &server, &["commit", at]).ok());
+    world.unmount(&mounted);
+    let again = || {
+        client(
+            &world,
+            &server,
+            &["mount", &child, at, "--overlay", "overlay"],
+        )
+    };
+    again().refused(6, &[&child, "still being completed"]);
+    crate::program::wait_until("it is completed", || again().code == Some(0));
+    let mounted = Mount::at(mounted.dir.clone());
+    let mut found = [0; 4096];
+    let file = fs::File::open(mounted.disk(&child)).unwrap();
+    file.read_exact_at(&mut found, 4096).unwrap();
+    assert_eq!(found, [9; 4096]);
+}
