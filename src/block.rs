@@ -13,6 +13,7 @@ mod buffer;
 mod builder;
 mod digest;
 mod set;
+mod together;
 
 pub use buffer::Buffer;
 pub use builder::BlockBuilder;
@@ -132,40 +133,68 @@ pub struct Verified {
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
+/// The bytes of a block, unless they are zeros; `Invalid` if they are not 512 KiB.
+fn data(bytes: Buffer) -> Result<Option<Buffer>> {
+    if bytes.len() != BLOCK_SIZE {
+        let what = format!("{} bytes where a block has {BLOCK_SIZE}", bytes.len());
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    // The comparison ends at the first byte that is not zero, so data pays nothing, and zeros are not hashed.
+    Ok((*bytes != ZEROS).then_some(bytes))
+}
+
+/// What is invalid here is corrupt where it comes from outside.
+fn corrupt(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Invalid => Error::new(ErrorKind::Corrupt, error.to_string()),
+        _ => error,
+    }
+}
+
 impl Block {
     /// Bytes from outside with the digest they were promised to have.
     ///
     /// `Corrupt` if they are not 512 KiB or hash to something else.
     pub fn verify(bytes: impl Into<Buffer>, expected: &Digest) -> Result<Self> {
-        let block = Self::seal(bytes).map_err(|e| Error::new(ErrorKind::Corrupt, e.to_string()))?;
-        let actual = block.digest();
-        if actual != *expected {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("checksum is {actual}, expected {expected}"),
-            ));
-        }
-        Ok(block)
+        Self::seal(bytes).map_err(corrupt)?.promised(expected)
+    }
+
+    /// The same, hashed together with others that are under way: where there are many, for half the price.
+    pub async fn verify_together(bytes: impl Into<Buffer>, expected: &Digest) -> Result<Self> {
+        let sealed = Self::seal_together(bytes).await;
+        sealed.map_err(corrupt)?.promised(expected)
     }
 
     /// Bytes that originate here: the digest is whatever they hash to. `Invalid` if they are not 512 KiB.
     pub fn seal(bytes: impl Into<Buffer>) -> Result<Self> {
-        let bytes = bytes.into();
-        if bytes.len() != BLOCK_SIZE {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{} bytes where a block has {BLOCK_SIZE}", bytes.len()),
-            ));
-        }
-        // The comparison ends at the first byte that is not zero, so data pays nothing, and zeros are not hashed.
-        if *bytes == ZEROS {
+        let Some(bytes) = data(bytes.into())? else {
             return Ok(Self::Zero);
-        }
+        };
         let digest = Digest::of(&bytes);
-        Ok(Self::Data(Verified {
-            digest,
-            bytes: Arc::new(bytes),
-        }))
+        Ok(Self::hashed(bytes, digest))
+    }
+
+    /// The same, hashed together with others that are under way: where there are many, for half the price.
+    pub async fn seal_together(bytes: impl Into<Buffer>) -> Result<Self> {
+        let Some(bytes) = data(bytes.into())? else {
+            return Ok(Self::Zero);
+        };
+        let (bytes, digest) = together::digest(bytes).await?;
+        Ok(Self::hashed(bytes, digest))
+    }
+
+    fn hashed(bytes: Buffer, digest: Digest) -> Self {
+        let bytes = Arc::new(bytes);
+        Self::Data(Verified { digest, bytes })
+    }
+
+    fn promised(self, expected: &Digest) -> Result<Self> {
+        let actual = self.digest();
+        if actual != *expected {
+            let what = format!("checksum is {actual}, expected {expected}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(self)
     }
 
     /// The SHA-256 of its bytes.

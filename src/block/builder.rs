@@ -1,8 +1,6 @@
-//! A block that arrives in pieces, hashed on its way: no second pass over bytes that are in the processor's cache now.
+//! A block that arrives in pieces.
 
-use std::sync::Arc;
-
-use super::{BLOCK_SIZE, Block, Buffer, Digest, Hasher, Verified};
+use super::{BLOCK_SIZE, Block, Buffer, Digest};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What has come of a block so far. Only [`finish`](Self::finish) makes a block of it.
@@ -10,7 +8,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct BlockBuilder {
     buffer: Buffer,
     filled: usize,
-    hasher: Hasher,
 }
 
 impl BlockBuilder {
@@ -27,27 +24,17 @@ impl BlockBuilder {
             return Err(Error::new(ErrorKind::Corrupt, what));
         };
         place.copy_from_slice(piece);
-        self.hasher.update(piece);
         self.filled = end;
         Ok(())
     }
 
     /// The block; `Corrupt` if it is not whole or hashes to something else than `expected`.
-    pub fn finish(self, expected: &Digest) -> Result<Block> {
+    pub async fn finish(self, expected: &Digest) -> Result<Block> {
         if self.filled != BLOCK_SIZE {
             let what = format!("{} bytes where a block has {BLOCK_SIZE}", self.filled);
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
-        let digest = self.hasher.finish();
-        if digest != *expected {
-            let what = format!("checksum is {digest}, expected {expected}");
-            return Err(Error::new(ErrorKind::Corrupt, what));
-        }
-        if digest == Digest::ZERO_BLOCK {
-            return Ok(Block::Zero);
-        }
-        let bytes = Arc::new(self.buffer);
-        Ok(Block::Data(Verified { digest, bytes }))
+        Block::verify_together(self.buffer, expected).await
     }
 }
 
@@ -60,7 +47,8 @@ mod tests {
         for piece in pieces {
             builder.push(piece)?;
         }
-        builder.finish(expected)
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(builder.finish(expected))
     }
 
     #[test]

@@ -131,10 +131,12 @@ impl Changes for Edited {
                 bytes.copy_from_slice(below.bytes());
             }
             layer.apply(index, &mut bytes)?;
-            Block::seal(bytes)
+            Ok(bytes)
         });
-        let merged = merged.await;
-        merged.map_err(|e| e.context(format!("cannot read block {index} of the overlay")))
+        let sealed = async { Block::seal_together(merged.await?).await };
+        sealed
+            .await
+            .map_err(|e| e.context(format!("cannot read block {index} of the overlay")))
     }
 
     async fn differs(&self, index: BlockIndex, block: &Block) -> Result<bool> {

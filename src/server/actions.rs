@@ -13,7 +13,6 @@ use super::answers::{Answer, Refusal, json, typed};
 use super::parameters::{self, Parameters, block_index, snapshot_id};
 use super::wire::{self, StartSnapshot, Started, Tag, reason};
 use crate::block::{BLOCK_SIZE, Block, Digest};
-use crate::blocking::blocking;
 use crate::error::ErrorKind;
 use crate::snapshot::{Encryption, NewSnapshot, Seal, SnapshotInfo, Tags, VolumeSize};
 
@@ -78,9 +77,7 @@ pub(super) async fn put_snapshot_block(
         Refusal::invalid(reason::INVALID_PARAMETER_VALUE, message)
     })?;
     // Nobody else holds these bytes, so they are not copied.
-    let verified = blocking("checking a block", move || {
-        Block::verify(Vec::from(body), &digest)
-    });
+    let verified = Block::verify_together(Vec::from(body), &digest);
     let block = verified.await.map_err(|e| match e.kind() {
         ErrorKind::Corrupt => Refusal::invalid(reason::INVALID_BLOCK, format!("{e:#}")),
         _ => e.into(),

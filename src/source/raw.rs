@@ -145,7 +145,7 @@ impl Image {
         })
     }
 
-    fn block(&self, index: BlockIndex) -> Result<Block> {
+    fn read(&self, index: BlockIndex) -> Result<Buffer> {
         self.volume_size.check(index)?;
         let mut bytes = Buffer::new();
         let left = usize::try_from(self.len.saturating_sub(index.start())).unwrap_or(usize::MAX);
@@ -154,7 +154,7 @@ impl Image {
         self.file.read_exact_at(part, index.start()).map_err(|e| {
             Error::io(e, "read", &self.path).context(format!("block {index} of the image"))
         })?;
-        Block::seal(bytes)
+        Ok(bytes)
     }
 }
 
@@ -179,7 +179,8 @@ impl BlockSource for RawSource {
     }
 
     async fn block(&self, index: BlockIndex) -> Result<Block> {
-        self.blocking(move |image| image.block(index)).await
+        let bytes = self.blocking(move |image| image.read(index)).await?;
+        Block::seal_together(bytes).await
     }
 }
 

@@ -31,10 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cache",
         &["error", "stats", "block", "read_at", "store", "source"],
     ),
-    (
-        "server",
-        &["error", "block", "blocking", "snapshot", "store", "source"],
-    ),
+    ("server", &["error", "block", "snapshot", "store", "source"]),
     (
         "image",
         &["error", "block", "read_at", "store", "overlay", "source"],

@@ -135,6 +135,7 @@ impl Wire {
         }
         block
             .finish(&expected)
+            .await
             .map_err(|e| asked.corrupt(e.to_string()))
     }
 
