@@ -69,7 +69,7 @@ fn field(path: &str, name: &str) -> String {
 /// The version that a program tells, which ends its first line.
 fn version(program: &str) -> String {
     let told = told(Command::new(program).arg("--version"));
-    let version = told.lines().next().and_then(|line| line.split(' ').last());
+    let version = told.lines().next().and_then(|line| line.rsplit(' ').next());
     version.unwrap_or("none").to_owned()
 }
 
