@@ -12,6 +12,9 @@ use crate::server::Server;
 use crate::setup::read_ranges;
 use crate::table::Row;
 
+/// s3backer turns the kernel's read-ahead off unless told otherwise, and is then asked for 4 KiB at a time.
+const KERNEL_READ_AHEAD: &[&str] = &["-o", "max_readahead=131072", "--readAheadTrigger=1"];
+
 /// In each round all go once, so that ratios are of runs a few seconds apart.
 pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
     let (near, middle, far) = (&world.near, &world.middle, &world.far);
@@ -25,6 +28,7 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
         ours_50,
         coldsnap_50,
         s3backer_50,
+        s3backer_tuned_50,
     ] = in_turn(
         plan.remote_rounds,
         [
@@ -35,7 +39,8 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
             &|_| floor_of(world, far),
             &|_| through_mount(world, far),
             &|_| download(world, far),
-            &|_| through_s3backer(world, &bucket),
+            &|_| through_s3backer(world, &bucket, &[]),
+            &|_| through_s3backer(world, &bucket, KERNEL_READ_AHEAD),
         ],
     );
     let row = |name: &str, ours: &[Duration], beside: &[Duration], bar| {
@@ -55,6 +60,13 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
             3.0,
         ),
         row("50 ms, beside s3backer", &ours_50, &s3backer_50, 5.0),
+        row(
+            "50 ms, beside s3backer and kernel read-ahead",
+            &ours_50,
+            &s3backer_tuned_50,
+            0.0,
+        )
+        .reported(),
     ]
 }
 
@@ -83,7 +95,7 @@ fn download(world: &World, server: &Server) -> Duration {
     taken
 }
 
-fn through_s3backer(world: &World, bucket: &Bucket) -> Duration {
-    let mounted = S3Backer::mount(bucket, world.path("s3"));
+fn through_s3backer(world: &World, bucket: &Bucket, options: &[&str]) -> Duration {
+    let mounted = S3Backer::mount(bucket, world.path("s3"), options);
     read_ranges(&mounted.file(), &world.image.data)
 }
