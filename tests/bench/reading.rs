@@ -127,16 +127,19 @@ impl Mounted<'_> {
         self.mount.path.join(format!("{}.img", self.id))
     }
 
-    /// Blocks fetched so far.
+    /// Blocks fetched so far, from the cache on disk or from the store.
     fn fetches(&self) -> u64 {
-        self.mount.stats()["snapshots"][self.id]["fetches"]
-            .as_u64()
-            .unwrap()
+        self.counted("fetches")
     }
 
-    /// Requests sent so far.
-    fn requests(&self) -> u64 {
-        self.mount.stats()["remote"]["requests"].as_u64().unwrap()
+    /// Blocks that were not in the cache on disk, so that the store was asked.
+    fn disk_misses(&self) -> u64 {
+        self.counted("disk_misses")
+    }
+
+    fn counted(&self, name: &str) -> u64 {
+        let stats = self.mount.stats();
+        stats["snapshots"][self.id][name].as_u64().unwrap()
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
         ],
     );
     let times = |runs: &[(Duration, u64)]| runs.iter().map(|run| run.0).collect::<Vec<_>>();
-    let requests: Vec<f64> = ours.iter().map(|run| run.1 as f64).collect();
+    let asked: Vec<f64> = ours.iter().map(|run| run.1 as f64).collect();
     let row = |name: &str, beside: &[(Duration, u64)], bar| {
         let name = format!("second mount, no server, beside {name}");
         Row::rates(&name, world.image.mib(), &times(&ours), &times(beside), bar)
@@ -53,19 +53,19 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
         row("hashing on all cores", &hashing, 0.8),
         row("reading and hashing the cache", &reading, 0.0).reported(),
         Row::never_more(
-            "second mount, no server, requests by its reader",
-            &requests,
+            "second mount, no server, blocks asked of the store",
+            &asked,
             0.0,
         ),
     ]
 }
 
-/// How long the reader took, and how many requests were sent for it.
+/// How long the reader took, and for how many blocks the store was asked. What the mount asks beside, whether
+/// the snapshot is still there, nobody answers.
 fn read(world: &World, gone: &Server, caches: &Caches) -> (Duration, u64) {
     let mounted = world.mount(gone, caches, &[]);
-    let before = mounted.requests();
     let taken = read_ranges(&mounted.file(), &world.image.data);
-    (taken, mounted.requests() - before)
+    (taken, mounted.disk_misses())
 }
 
 /// What comes from the cache is what was imported.
