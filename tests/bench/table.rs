@@ -147,14 +147,14 @@ fn figure(value: f64) -> String {
 pub(crate) fn print(machine: &Machine, rows: &[Row]) {
     println!("{machine}\n");
     println!(
-        "{:64} {:>7} {:>7} {:>6} {:>14} {:>7}",
+        "{:74} {:>7} {:>7} {:>6} {:>14} {:>7}",
         "row", "ebsfs", "beside", "ratio", "in rounds", "bar"
     );
     for row in rows {
         let ratio = row.ratio().map_or(String::new(), |r| format!("{r:.2}"));
         let verdict = if row.holds() { "" } else { "  MISSED" };
         println!(
-            "{:64} {:>7} {:>7} {ratio:>6} {:>14} {:>7}{verdict}",
+            "{:74} {:>7} {:>7} {ratio:>6} {:>14} {:>7}{verdict}",
             row.name,
             figure(row.ours),
             figure(row.beside),

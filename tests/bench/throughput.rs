@@ -2,7 +2,12 @@
 //!
 //! Everything is measured in one run on one machine, in rounds in which all take turns at going first. What counts is
 //! the median of the rounds' ratios; the times only give them a scale. The program is run as users run it, as a
-//! process; so are its floors and peers.
+//! process; so are its peers, and the floors that move a disk.
+//!
+//! # Where to add
+//! - *A row*: in the file of its part, beside a floor or a peer of the same round.
+//! - *A part*: a module with `rows`, a line in `main` and in `scripts/bench`.
+//! - *A step of a hit*: `micro/steps.rs`.
 #![allow(
     clippy::as_conversions,
     clippy::disallowed_methods,
