@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
+use crate::devices::Loop;
 use crate::measure::{in_turn, time};
 use crate::server::Server;
 use crate::setup::{MIB, MountPoint, Scratch, write_image};
@@ -72,23 +73,6 @@ impl Case {
 fn sparse(path: &Path, len: u64) {
     let file = fs::File::create_new(path).unwrap();
     file.set_len(len).unwrap();
-}
-
-/// A loop device that goes with it.
-struct Loop(String);
-
-impl Loop {
-    fn over(file: &Path) -> Self {
-        let mut command = Command::new("losetup");
-        command.args(["--show", "-f", "--direct-io=on"]).arg(file);
-        Self(time(&mut command).1.trim().to_owned())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        drop(Command::new("losetup").arg("-d").arg(&self.0).status());
-    }
 }
 
 /// Writes of 4 KiB at random places, each followed by an fsync.
@@ -161,7 +145,7 @@ fn small_edit(scratch: &Scratch, memory: &Scratch, server: &Server) -> Row {
     Row::wanted(
         "one small file edited and committed at 50 ms, ms",
         &taken,
-        2000,
+        2000.0,
         true,
     )
 }

@@ -43,8 +43,8 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             rows.push(case.client_cpu());
         }
         let (export, import) = match latency {
-            "0ms" => (1.5, 1.3),
-            _ => (3.0, 2.0),
+            "0ms" => (1.6, 1.3),
+            _ => (3.5, 2.0),
         };
         rows.push(case.export(latency, export));
         rows.push(case.import(latency, import));
@@ -124,7 +124,7 @@ impl Case<'_> {
         let taken = (0..self.plan.remote_rounds).map(|_| fetch().as_secs_f64() * 1000.0 / gib);
         let taken: Vec<f64> = taken.collect();
         let name = "client's processor time of a fetch, ms/GiB";
-        Row::wanted(name, &taken, 1200, true)
+        Row::wanted(name, &taken, 1200.0, true)
     }
 }
 
@@ -151,7 +151,7 @@ fn cached_blocks(plan: &Plan, scratch: &Scratch, store: &Path, id: &str) -> Row 
         .map(|_| fetch_all())
         .collect();
     let name = "cached blocks to four connections, MiB/s";
-    Row::wanted(name, &rates, 2048, false)
+    Row::wanted(name, &rates, 2048.0, false)
 }
 
 /// The paths of all blocks of a snapshot, with their tokens.

@@ -1,10 +1,12 @@
 //! `ebsfs serve` as the other end of a measurement, and the clients that are pointed at it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::measure::cpu_time;
 use crate::setup::{PROGRAM, Scratch};
 
 /// Where `scripts/bench` puts the peer.
@@ -22,15 +24,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(scratch: &Scratch, store: &Path, options: &[&str]) -> Self {
-        fs::write(scratch.path("credentials"), CREDENTIALS).unwrap();
         let mut command = scratch.ebsfs(store);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--cache-size", "4G"])
             .args(options);
         if !options.contains(&"--no-auth") {
-            command
-                .arg("--credentials")
-                .arg(scratch.path("credentials"));
+            command.arg("--credentials").arg(credentials(scratch));
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -45,6 +44,18 @@ impl Server {
         });
         let address = address.expect("the server tells where it listens");
         Self { child, address }
+    }
+
+    /// Ends it; who asks for it then finds nobody.
+    pub(crate) fn stop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Has it read every block of a snapshot, which then are in its cache.
+    pub(crate) fn warm(&self, scratch: &Scratch, id: &str) {
+        let mut export = self.ebsfs(scratch);
+        cpu_time(export.args(["export", id, "-"]));
     }
 
     /// The program as a client of the server.
@@ -62,23 +73,38 @@ impl Server {
     }
 
     /// What makes any AWS client use this server.
-    fn client(&self, scratch: &Scratch, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("AWS_SHARED_CREDENTIALS_FILE", scratch.path("credentials"))
-            .env("AWS_CONFIG_FILE", "/dev/null")
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
-            .env("XDG_STATE_HOME", scratch.path("state"))
-            .env_remove("EBSFS_STORE");
-        command
+    pub(crate) fn client(&self, scratch: &Scratch, program: impl AsRef<OsStr>) -> Command {
+        let url = format!("http://{}", self.address);
+        client(scratch, program, &url)
     }
+}
+
+/// A client of the EBS direct APIs at `url`.
+pub(crate) fn client(scratch: &Scratch, program: impl AsRef<OsStr>, url: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("AWS_SHARED_CREDENTIALS_FILE", credentials(scratch))
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_ENDPOINT_URL", url)
+        .env("XDG_STATE_HOME", scratch.path("state"))
+        .env("XDG_CACHE_HOME", scratch.path("cache"))
+        .env_remove("EBSFS_STORE");
+    command
+}
+
+/// The file that both ends are given.
+fn credentials(scratch: &Scratch) -> PathBuf {
+    let path = scratch.path("credentials");
+    if !path.exists() {
+        fs::write(&path, CREDENTIALS).unwrap();
+    }
+    path
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.stop();
     }
 }

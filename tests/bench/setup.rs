@@ -3,6 +3,8 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -44,18 +46,37 @@ pub(crate) fn read_through(path: &Path, mib: u64) -> Duration {
     begin.elapsed()
 }
 
+/// Reads `ranges` of a file as [`read_through`] reads all of it.
+pub(crate) fn read_ranges(path: &Path, ranges: &[Range<u64>]) -> Duration {
+    let file = File::open(path).unwrap();
+    let mut buffer = vec![0; MIB as usize];
+    let begin = Instant::now();
+    for range in ranges {
+        for at in range.clone().step_by(buffer.len()) {
+            let len = (range.end - at).min(MIB) as usize;
+            file.read_exact_at(&mut buffer[..len], at).unwrap();
+        }
+    }
+    begin.elapsed()
+}
+
+/// Where scratch directories are made.
+pub(crate) fn scratch_top() -> PathBuf {
+    env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
 /// A directory that is removed in the end. `TMPDIR` says where; it should be a real disk.
 pub(crate) struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        let top = env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        Self::below(&top)
+        Self::below(&scratch_top())
     }
 
-    /// One that no disk slows down.
+    /// One that no disk slows down. `BENCH_MEMORY` says where, unless in `/dev/shm`.
     pub(crate) fn in_memory() -> Self {
-        Self::below(Path::new("/dev/shm"))
+        let top = env::var_os("BENCH_MEMORY").map_or_else(|| "/dev/shm".into(), PathBuf::from);
+        Self::below(&top)
     }
 
     fn below(top: &Path) -> Self {
@@ -76,7 +97,8 @@ impl Scratch {
         command
             .arg("--store")
             .arg(store)
-            .env("XDG_STATE_HOME", self.path("state"));
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 }
@@ -111,11 +133,18 @@ impl MountPoint {
         peak.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
     }
 
+    /// What it counts.
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        self.told("stats.json")
+    }
+
     fn pid(&self) -> u64 {
-        let text = fs::read_to_string(self.path.join(".ebsfs/mount.json")).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["pid"]
-            .as_u64()
-            .unwrap()
+        self.told("mount.json")["pid"].as_u64().unwrap()
+    }
+
+    fn told(&self, name: &str) -> serde_json::Value {
+        let text = fs::read_to_string(self.path.join(".ebsfs").join(name)).unwrap();
+        serde_json::from_str(&text).unwrap()
     }
 }
 

@@ -2,7 +2,12 @@
 //!
 //! Everything is measured in one run on one machine, in rounds in which all take turns at going first. What counts is
 //! the median of the rounds' ratios; the times only give them a scale. The program is run as users run it, as a
-//! process; so are its floors and peers.
+//! process; so are its peers, and the floors that move a disk.
+//!
+//! # Where to add
+//! - *A row*: in the file of its part, beside a floor or a peer of the same round.
+//! - *A part*: a module with `rows`, a line in `main` and in `scripts/bench`.
+//! - *A step of a hit*: `micro/steps.rs`.
 #![allow(
     clippy::as_conversions,
     clippy::disallowed_methods,
@@ -15,12 +20,17 @@ use std::env;
 use std::path::Path;
 use std::time::Duration;
 
+use machine::Machine;
 use table::Row;
 
+mod devices;
 mod floor;
+mod http;
 mod local;
+mod machine;
 mod measure;
 mod overlay;
+mod reading;
 mod remote;
 mod server;
 mod setup;
@@ -40,6 +50,13 @@ struct Plan {
     writing: Duration,
     /// Blocks that are written and committed.
     commit_mib: u64,
+    /// Of the ext4 that is read, and of the files in it.
+    disk_gib: u64,
+    tree_mib: u64,
+    /// Small reads of one mount, each in another block.
+    random_reads: usize,
+    /// Likewise, of the largest snapshot.
+    huge_reads: usize,
 }
 
 const FULL: Plan = Plan {
@@ -51,6 +68,10 @@ const FULL: Plan = Plan {
     remote_rounds: 3,
     writing: Duration::from_secs(8),
     commit_mib: 1024,
+    disk_gib: 2,
+    tree_mib: 1024,
+    random_reads: 200,
+    huge_reads: 1000,
 };
 
 const QUICK: Plan = Plan {
@@ -62,6 +83,10 @@ const QUICK: Plan = Plan {
     remote_rounds: 1,
     writing: Duration::from_secs(2),
     commit_mib: 128,
+    disk_gib: 1,
+    tree_mib: 128,
+    random_reads: 40,
+    huge_reads: 100,
 };
 
 /// A part of the rows.
@@ -72,15 +97,22 @@ fn main() {
         .skip(1)
         .filter(|argument| argument != "--bench")
         .collect();
-    if let [floor, from, to] = arguments.as_slice()
-        && floor == "floor"
-    {
-        std::hint::black_box(floor::read_hash_write_sync(Path::new(from), Path::new(to)));
-        return;
+    // The floors that are processes, as the program is.
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["floor", from, to] => {
+            std::hint::black_box(floor::read_hash_write_sync(Path::new(from), Path::new(to)));
+            return;
+        }
+        ["fetch", id] => {
+            println!("{}", floor::fetch_and_hash(id).as_secs_f64());
+            return;
+        }
+        _ => (),
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let plan = if has("--quick") { QUICK } else { FULL };
-    let parts: [(&str, Part); 3] = [
+    let parts: [(&str, Part); 4] = [
+        ("--reading", reading::rows),
         ("--local", local::rows),
         ("--remote", remote::rows),
         ("--overlay", overlay::rows),
@@ -88,11 +120,12 @@ fn main() {
     let all = !parts.iter().any(|(flag, _)| has(flag));
     let wanted = parts.iter().filter(|(flag, _)| all || has(flag));
     let rows: Vec<Row> = wanted.flat_map(|(_, rows)| rows(&plan)).collect();
-    table::print(&rows);
+    let machine = Machine::this();
+    table::print(&machine, &rows);
     if let Some(path) = arguments
         .iter()
         .find(|argument| !argument.starts_with("--"))
     {
-        table::write_json(&rows, Path::new(path));
+        table::write_json(&machine, &rows, Path::new(path));
     }
 }
