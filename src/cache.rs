@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use self::flight::{Job, ended_early, fly};
-use self::held::ROOM;
+use self::held::{ROOM, fetches_in};
 use self::origin::Origin;
 use self::state::{Found, State};
 use crate::block::{Block, BlockIndex};
@@ -56,7 +56,7 @@ impl BlockCache {
     /// An empty cache of `capacity` bytes; one block at a time is fetched even with less room than that takes.
     pub fn new(capacity: usize) -> Self {
         // What they bring has room in the cache.
-        let fetches = (capacity / ROOM).clamp(1, Self::MAX_FETCHES);
+        let fetches = fetches_in(capacity).min(Self::MAX_FETCHES);
         Self {
             capacity,
             state: Mutex::new(State::new(capacity, fetches)),

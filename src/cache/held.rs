@@ -15,6 +15,23 @@ const OVERHEAD: usize = 128;
 /// What the largest entry takes.
 pub(super) const ROOM: usize = OVERHEAD + Block::MAX_MEMORY;
 
+/// What a fetch takes beside the room for its block: what its connection has read and nobody has taken yet.
+const CONNECTION: usize = 256 << 10;
+
+/// Fetches of which that is not counted: they never fill a connection's buffer for long.
+const UNCOUNTED: usize = 8;
+
+/// What `fetches` under way take.
+fn cost_of(fetches: usize) -> usize {
+    fetches * ROOM + fetches.saturating_sub(UNCOUNTED) * CONNECTION
+}
+
+/// Fetches that may be under way at one time in a cache of `capacity` bytes; one always may.
+pub(super) fn fetches_in(capacity: usize) -> usize {
+    let counted = capacity.saturating_sub(UNCOUNTED * ROOM) / (ROOM + CONNECTION);
+    (capacity / ROOM).min(UNCOUNTED + counted).max(1)
+}
+
 fn cost(block: &Block) -> usize {
     OVERHEAD + block.memory()
 }
@@ -29,8 +46,10 @@ struct Entry {
 pub(super) struct Held {
     blocks: LruCache<Key, Entry>,
     capacity: usize,
-    /// Taken by blocks, and by fetches under way.
+    /// Taken by blocks.
     bytes: usize,
+    /// Fetches under way, which take room, too.
+    fetches: usize,
     /// Blocks that were read ahead, or will be, and that nobody has asked for yet.
     ahead: usize,
 }
@@ -41,12 +60,18 @@ impl Held {
             blocks: LruCache::unbounded(),
             capacity,
             bytes: 0,
+            fetches: 0,
             ahead: 0,
         }
     }
 
+    /// Taken by blocks and fetches.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + cost_of(self.fetches)
+    }
+
+    pub(super) fn fetches(&self) -> usize {
+        self.fetches
     }
 
     pub(super) fn contains(&self, key: &Key) -> bool {
@@ -83,15 +108,15 @@ impl Held {
         self.ahead -= 1;
     }
 
-    /// Makes room for a block that is on its way.
-    pub(super) fn charge(&mut self) {
-        self.bytes += ROOM;
+    /// Makes room for one more fetch.
+    pub(super) fn begin(&mut self) {
+        self.fetches += 1;
         self.shrink();
     }
 
     /// Gives that room back.
-    pub(super) fn discharge(&mut self) {
-        self.bytes -= ROOM;
+    pub(super) fn end(&mut self) {
+        self.fetches -= 1;
     }
 
     /// Keeps a block; one that was expected ahead, with whom to tell what becomes of it.
@@ -144,7 +169,7 @@ impl Held {
     }
 
     fn shrink(&mut self) {
-        while self.bytes > self.capacity {
+        while self.bytes() > self.capacity {
             let Some((key, entry)) = self.blocks.pop_lru() else {
                 break;
             };

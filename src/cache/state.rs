@@ -29,7 +29,6 @@ pub(super) struct State {
     flights: HashMap<Key, Flight>,
     /// Empty as long as fewer than `most` are under way.
     queue: Queue<Job>,
-    under_way: usize,
     pub(super) sources: u32,
 }
 
@@ -40,7 +39,6 @@ impl State {
             most,
             flights: HashMap::new(),
             queue: Queue::default(),
-            under_way: 0,
             sources: 0,
         }
     }
@@ -121,7 +119,7 @@ impl State {
             stage,
             wanted: priority,
         };
-        if self.under_way < self.most {
+        if self.held.fetches() < self.most {
             let flight = flight(Stage::UnderWay(priority));
             self.flights.insert(job.key(), flight);
             self.begin(priority, &job);
@@ -134,8 +132,7 @@ impl State {
     }
 
     fn begin(&mut self, priority: Priority, job: &Job) {
-        self.under_way += 1;
-        self.held.charge();
+        self.held.begin();
         if priority == Priority::Ahead {
             job.origin.stats.read_ahead.add(1);
         }
@@ -185,8 +182,7 @@ impl State {
 
     fn end(&mut self, job: &Job, block: Option<&Block>) {
         let key = job.key();
-        self.under_way -= 1;
-        self.held.discharge();
+        self.held.end();
         let wanted = self.flights.remove(&key).map(|flight| flight.wanted);
         let ahead = wanted == Some(Priority::Ahead);
         let Some(block) = block else {
