@@ -34,6 +34,7 @@ pub mod mountpoint;
 mod notes;
 mod pool;
 mod ranges;
+mod read_ahead;
 mod reading;
 mod views;
 mod writing;
@@ -152,7 +153,9 @@ fn serve(
             format!("{} was unmounted at once", path.display()),
         )
     };
-    mountpoint::mounted_at(path)?.ok_or_else(missing)
+    let mounted = mountpoint::mounted_at(path)?.ok_or_else(missing)?;
+    read_ahead::raise(&mounted);
+    Ok(mounted)
 }
 
 /// What the kernel is told.

@@ -47,6 +47,12 @@ pub struct Stats {
     pub fetched_bytes: Counter,
     /// Fetches that failed.
     pub failed_fetches: Counter,
+    /// Fetches begun before anybody asked for the block.
+    pub read_ahead: Counter,
+    /// Of these, blocks that were asked for later.
+    pub read_ahead_used: Counter,
+    /// Of these, blocks that were given up before anybody asked.
+    pub read_ahead_wasted: Counter,
 }
 
 /// What happened between this process and a remote store, under the names that the statistics file uses.

@@ -59,6 +59,12 @@ impl BlockSet {
         self.runs.get(at).cloned()
     }
 
+    /// The last run of indexes that is not wholly above `index`; it may end above it.
+    pub fn run_to(&self, index: BlockIndex) -> Option<Range<u32>> {
+        let after = self.runs.partition_point(|run| run.start <= index.get());
+        self.runs.get(after.checked_sub(1)?).cloned()
+    }
+
     /// The runs, ascending.
     pub fn runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
         self.runs.iter().cloned()
@@ -105,6 +111,9 @@ mod tests {
         assert_eq!(set.run_from(BlockIndex::new(3)), Some(2..5));
         assert_eq!(set.run_from(BlockIndex::new(5)), Some(9..10));
         assert_eq!(set.run_from(BlockIndex::new(10)), None);
+        let below = |index| set.run_to(BlockIndex::new(index));
+        assert_eq!([below(1), below(2)], [None, Some(2..5)]);
+        assert_eq!([below(8), below(9)], [Some(2..5), Some(9..10)]);
         assert_eq!(set.iter().map(BlockIndex::get).collect::<Vec<_>>(), held);
     }
 }

@@ -45,6 +45,10 @@ pub(super) struct Mount {
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
     cache_size: usize,
 
+    /// Fetch no block before it is read: fewer requests, and one round trip for each block
+    #[arg(long)]
+    no_read_ahead: bool,
+
     /// Let the snapshot be written to: what is written goes to this directory, made if missing
     #[arg(long, value_name = "DIR")]
     overlay: Option<PathBuf>,
@@ -177,7 +181,10 @@ impl Mount {
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let snapshots = Snapshots::new(store, &cache);
+        let mut snapshots = Snapshots::new(store, &cache);
+        if !self.no_read_ahead {
+            snapshots = snapshots.reading_ahead();
+        }
         let (opener, named, commits) =
             match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
                 Some(edits) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::Common;
 use crate::block::BlockIndex;
@@ -15,6 +15,7 @@ use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, OverlaidImage};
 use crate::overlay::Overlay;
+use crate::prefetch::ReadAhead;
 use crate::server;
 use crate::snapshot::SnapshotInfo;
 use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
@@ -179,6 +180,8 @@ pub(super) struct Snapshots {
     store: Arc<dyn Store>,
     cache: Arc<BlockCache>,
     windows: Arc<IndexCache>,
+    /// Whether what is mounted is read ahead.
+    ahead: bool,
 }
 
 impl Snapshots {
@@ -187,6 +190,15 @@ impl Snapshots {
             store: Arc::clone(store),
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+            ahead: false,
+        }
+    }
+
+    /// The same, of which what is mounted is read ahead.
+    pub(super) fn reading_ahead(self) -> Self {
+        Self {
+            ahead: true,
+            ..self
         }
     }
 
@@ -202,11 +214,22 @@ impl Snapshots {
         (Arc::new(cached), stats)
     }
 
+    /// What a mount reads of `cached`.
+    fn mounted(&self, cached: &Arc<CachedSource>, runtime: &Handle) -> Arc<dyn BlockSource> {
+        let cached = Arc::clone(cached);
+        if self.ahead {
+            Arc::new(ReadAhead::new(cached, runtime.clone()))
+        } else {
+            cached
+        }
+    }
+
     /// As bytes, for a mount.
     pub(super) fn opener(self, runtime: &Runtime) -> Opener {
         let runtime = runtime.handle().clone();
         Box::new(move |info| {
-            let (source, stats) = self.cached(info);
+            let (cached, stats) = self.cached(info);
+            let source = self.mounted(&cached, &runtime);
             catalog::Opened {
                 data: Arc::new(Image::new(source, runtime.clone())),
                 writable: None,
@@ -223,13 +246,17 @@ impl Snapshots {
         runtime: &Runtime,
     ) -> (Opener, Base) {
         let (source, stats) = self.cached(base);
-        let below = Arc::<CachedSource>::clone(&source);
         let handle = runtime.handle().clone();
-        let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), below, handle));
+        let below = self.mounted(&source, &handle);
+        let image = Arc::new(OverlaidImage::new(
+            Arc::clone(overlay),
+            below,
+            handle.clone(),
+        ));
         let below = Base {
             snapshots: self.clone(),
             source: RwLock::new(source),
-            image: Some(Arc::clone(&image)),
+            image: Some((Arc::clone(&image), handle)),
         };
         let (id, others) = (base.id.clone(), self.opener(runtime));
         let opener = move |info: &SnapshotInfo| {
@@ -266,8 +293,8 @@ pub(super) struct Base {
     snapshots: Snapshots,
     /// Held to look it up and to exchange it.
     source: RwLock<Arc<CachedSource>>,
-    /// What is mounted of it.
-    image: Option<Arc<OverlaidImage>>,
+    /// What is mounted of it, and where that is fetched.
+    image: Option<(Arc<OverlaidImage>, Handle)>,
 }
 
 impl Below for Base {
@@ -280,8 +307,8 @@ impl Below for Base {
         let next = self.snapshots.source(to);
         let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
         *source = Arc::new(source.succeeding(next, differs));
-        if let Some(image) = &self.image {
-            image.rebase(Arc::<CachedSource>::clone(&source));
+        if let Some((image, runtime)) = &self.image {
+            image.rebase(self.snapshots.mounted(&source, runtime));
         }
     }
 }

@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::flaky_store::{Fault, FlakyStore, filled};
 
+mod ahead;
+
 /// Nothing here waits for anything but other tasks.
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -31,6 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cache",
         &["error", "stats", "block", "read_at", "store", "source"],
     ),
+    ("prefetch", &["error", "block", "cache", "store", "source"]),
     ("server", &["error", "block", "snapshot", "store", "source"]),
     (
         "image",
@@ -75,6 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "fuse",
             "source",
             "cache",
+            "prefetch",
             "image",
             "upload",
             "commit",
