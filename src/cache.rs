@@ -219,6 +219,12 @@ impl BlockSource for CachedSource {
         hit.or_else(|| self.origin.source.ready(index))
     }
 
+    fn kept(&self, index: BlockIndex) -> bool {
+        let key = (self.origin.number, index);
+        let held = self.cache.lock().held.contains(&key);
+        held || self.origin.source.kept(index)
+    }
+
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {
         self.origin.source.listed(from)
     }

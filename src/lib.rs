@@ -5,7 +5,7 @@
 //! ```text
 //!  snapshot id   Store             what snapshots exist, and their blocks     store
 //!       |   SnapshotSource         (store + id -> blocks, fetched lazily)     source
-//!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache
+//!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache, profile
 //!       |   Image                  (blocks, and an overlay -> bytes)          image, overlay
 //!  byte offset   ReadAt, WriteAt   one disk as bytes                          read_at, partition
 //!       |   Catalog                (disks and partitions -> names)            catalog
@@ -48,6 +48,7 @@ pub mod fuse;
 pub mod image;
 pub mod overlay;
 pub mod partition;
+pub mod profile;
 pub mod read_at;
 pub mod server;
 pub mod session;

@@ -39,6 +39,11 @@ pub trait BlockSource: Send + Sync {
     /// A block that is at hand without waiting.
     fn ready(&self, index: BlockIndex) -> Option<Block>;
 
+    /// Whether the block is at hand on this machine; it is not loaded, and does not count as used.
+    fn kept(&self, _index: BlockIndex) -> bool {
+        false
+    }
+
     /// The listing that tells of block `from`, if it is at hand; it may begin before `from`.
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>>;
 

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::Common;
+use super::{Common, state};
 use crate::block::BlockIndex;
 use crate::cache::{BlockCache, CachedSource};
-use crate::catalog::{self, Opener};
+use crate::catalog::{self, Begin, Opener};
 use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, OverlaidImage};
 use crate::overlay::Overlay;
+use crate::profile::{Profiled, Profiles};
 use crate::server;
-use crate::snapshot::SnapshotInfo;
+use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
 use crate::stats::{Remote, Stats};
 use crate::store::Store;
@@ -172,6 +173,14 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
+/// The access profiles of a store's snapshots, unless it is as near as they are, or there is no place for them.
+pub(super) fn profiles(opened: &Opened, runtime: &Runtime) -> Option<Arc<Profiles>> {
+    let directory = state::cache_dir().filter(|_| opened.remote.is_some())?;
+    let (store, runtime) = (opened.store.identity(), runtime.handle().clone());
+    let profiles = Profiles::new(directory.join("profiles"), store, runtime);
+    Some(Arc::new(profiles))
+}
+
 /// Snapshots of one store as blocks, all of them through one cache and with their listings within one bound; each
 /// counts for itself.
 #[derive(Clone)]
@@ -179,6 +188,14 @@ pub(super) struct Snapshots {
     store: Arc<dyn Store>,
     cache: Arc<BlockCache>,
     windows: Arc<IndexCache>,
+    profiles: Option<Arc<Profiles>>,
+}
+
+/// What readers of a mounted snapshot see of it.
+struct Top {
+    source: Arc<dyn BlockSource>,
+    /// Called when all who read from then on are readers.
+    begin: Begin,
 }
 
 impl Snapshots {
@@ -187,7 +204,14 @@ impl Snapshots {
             store: Arc::clone(store),
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+            profiles: None,
         }
+    }
+
+    /// The same, with access profiles noted and followed.
+    pub(super) fn remembering(mut self, profiles: Option<Arc<Profiles>>) -> Self {
+        self.profiles = profiles;
+        self
     }
 
     fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
@@ -202,15 +226,34 @@ impl Snapshots {
         (Arc::new(cached), stats)
     }
 
+    /// What stands above `cached`, the blocks of `id`.
+    fn top(&self, id: &SnapshotId, cached: &Arc<CachedSource>, stats: &Arc<Stats>) -> Top {
+        let source: Arc<dyn BlockSource> = Arc::<CachedSource>::clone(cached);
+        let Some(profiles) = &self.profiles else {
+            return Top {
+                source,
+                begin: Arc::new(|| ()),
+            };
+        };
+        let profiled = profiles.profiled(id, source, Arc::clone(cached), Arc::clone(stats));
+        let profiled = Arc::new(profiled);
+        Top {
+            source: Arc::<Profiled>::clone(&profiled),
+            begin: Arc::new(move || profiled.begin()),
+        }
+    }
+
     /// As bytes, for a mount.
     pub(super) fn opener(self, runtime: &Runtime) -> Opener {
         let runtime = runtime.handle().clone();
         Box::new(move |info| {
-            let (source, stats) = self.cached(info);
+            let (cached, stats) = self.cached(info);
+            let top = self.top(&info.id, &cached, &stats);
             catalog::Opened {
-                data: Arc::new(Image::new(source, runtime.clone())),
+                data: Arc::new(Image::new(top.source, runtime.clone())),
                 writable: None,
                 stats,
+                begin: top.begin,
             }
         })
     }
@@ -222,14 +265,18 @@ impl Snapshots {
         base: &SnapshotInfo,
         runtime: &Runtime,
     ) -> (Opener, Base) {
-        let (source, stats) = self.cached(base);
-        let below = Arc::<CachedSource>::clone(&source);
+        let (cached, stats) = self.cached(base);
+        let top = self.top(&base.id, &cached, &stats);
         let handle = runtime.handle().clone();
-        let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), below, handle));
+        let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), top.source, handle));
+        let begin = top.begin;
         let below = Base {
             snapshots: self.clone(),
-            source: RwLock::new(source),
-            image: Some(Arc::clone(&image)),
+            below: RwLock::new((base.id.clone(), cached)),
+            mounted: Some(Mounted {
+                stats: Arc::clone(&stats),
+                image: Arc::clone(&image),
+            }),
         };
         let (id, others) = (base.id.clone(), self.opener(runtime));
         let opener = move |info: &SnapshotInfo| {
@@ -240,6 +287,7 @@ impl Snapshots {
                 data: Arc::<OverlaidImage>::clone(&image),
                 writable: Some(Arc::<OverlaidImage>::clone(&image)),
                 stats: Arc::clone(&stats),
+                begin: Arc::clone(&begin),
             }
         };
         (Box::new(opener), below)
@@ -247,11 +295,11 @@ impl Snapshots {
 
     /// What lies below an overlay that is not mounted.
     pub(super) fn below(self, base: &SnapshotInfo) -> Base {
-        let source = self.cached(base).0;
+        let cached = self.cached(base).0;
         Base {
             snapshots: self,
-            source: RwLock::new(source),
-            image: None,
+            below: RwLock::new((base.id.clone(), cached)),
+            mounted: None,
         }
     }
 
@@ -265,23 +313,35 @@ impl Snapshots {
 pub(super) struct Base {
     snapshots: Snapshots,
     /// Held to look it up and to exchange it.
-    source: RwLock<Arc<CachedSource>>,
-    /// What is mounted of it.
-    image: Option<Arc<OverlaidImage>>,
+    below: RwLock<(SnapshotId, Arc<CachedSource>)>,
+    mounted: Option<Mounted>,
+}
+
+/// An overlay's disk in a mount.
+struct Mounted {
+    stats: Arc<Stats>,
+    image: Arc<OverlaidImage>,
 }
 
 impl Below for Base {
     fn source(&self) -> Arc<dyn BlockSource> {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::<CachedSource>::clone(&source)
+        let below = self.below.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::<CachedSource>::clone(&below.1)
     }
 
     fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
         let next = self.snapshots.source(to);
-        let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
-        *source = Arc::new(source.succeeding(next, differs));
-        if let Some(image) = &self.image {
-            image.rebase(Arc::<CachedSource>::clone(&source));
+        let mut below = self.below.write().unwrap_or_else(PoisonError::into_inner);
+        let cached = Arc::new(below.1.succeeding(next, differs));
+        if let Some(profiles) = &self.snapshots.profiles {
+            // A small file or two, once in a commit: not worth another thread.
+            profiles.inherit(&below.0, &to.id);
         }
+        if let Some(Mounted { stats, image }) = &self.mounted {
+            let top = self.snapshots.top(&to.id, &cached, stats);
+            image.rebase(top.source);
+            (top.begin)();
+        }
+        *below = (to.id.clone(), cached);
     }
 }

@@ -32,6 +32,12 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["error", "stats", "block", "read_at", "store", "source"],
     ),
     (
+        "profile",
+        &[
+            "error", "stats", "block", "durable", "snapshot", "store", "source", "cache",
+        ],
+    ),
+    (
         "server",
         &["error", "block", "blocking", "snapshot", "store", "source"],
     ),
@@ -78,6 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "fuse",
             "source",
             "cache",
+            "profile",
             "image",
             "upload",
             "commit",

@@ -46,6 +46,7 @@ mod overlaid_model;
 mod overlay;
 mod peer_coldsnap;
 mod peer_fsx;
+mod profile;
 mod program;
 mod ram_disk;
 mod readme;

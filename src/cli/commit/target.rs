@@ -118,7 +118,9 @@ fn below(opened: &Opened, header: &Header, runtime: &Runtime) -> Result<Base> {
     let base = runtime.block_on(opened.store.info(&header.base));
     let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
     let cache = Arc::new(BlockCache::new(CACHE));
-    Ok(Snapshots::new(&opened.store, &cache).below(&base))
+    let profiles = stack::profiles(opened, runtime);
+    let snapshots = Snapshots::new(&opened.store, &cache).remembering(profiles);
+    Ok(snapshots.below(&base))
 }
 
 /// What a commit of the overlay at `path` would do, and in which store.
