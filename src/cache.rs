@@ -73,6 +73,11 @@ impl BlockCache {
         self.capacity
     }
 
+    /// Blocks of data that it holds at most.
+    pub fn blocks(&self) -> usize {
+        self.capacity / ROOM
+    }
+
     /// Blocks that may be read ahead before one of them is asked for.
     pub fn room_ahead(&self) -> usize {
         self.capacity / 2 / ROOM

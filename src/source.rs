@@ -59,20 +59,32 @@ pub fn runs(
     source: &dyn BlockSource,
     from: BlockIndex,
 ) -> impl Stream<Item = Result<Range<u32>>> + '_ {
-    let pages = stream::unfold(Some(from), move |from| async move {
-        let from = from.filter(|from| from.get() < source.count())?;
-        Some(match source.present(from).await {
-            Ok(listing) => (Ok((from.get(), Arc::clone(&listing))), listing.next()),
-            Err(e) => (Err(e), None),
-        })
-    });
+    runs_within(source, from.get()..source.count())
+}
+
+/// The same for the indexes `within`; no more is listed than tells of them.
+pub fn runs_within(
+    source: &dyn BlockSource,
+    within: Range<u32>,
+) -> impl Stream<Item = Result<Range<u32>>> + '_ {
+    let end = within.end;
+    let pages = stream::unfold(
+        Some(BlockIndex::new(within.start)),
+        move |from| async move {
+            let from = from.filter(|from| from.get() < end)?;
+            Some(match source.present(from).await {
+                Ok(listing) => (Ok((from.get(), Arc::clone(&listing))), listing.next()),
+                Err(e) => (Err(e), None),
+            })
+        },
+    );
     pages
-        .map_ok(|(from, listing)| {
-            // A listing may begin before it was asked to.
+        .map_ok(move |(from, listing)| {
+            // A listing may begin before it was asked to, and go on beyond.
             let clipped = listing
                 .set
                 .runs()
-                .map(move |run| run.start.max(from)..run.end);
+                .map(move |run| run.start.max(from)..run.end.min(end));
             stream::iter(
                 clipped
                     .filter(|run| !run.is_empty())

@@ -186,6 +186,7 @@ impl Mount {
             false => stack::profiles(&opened, &runtime),
         };
         let snapshots = Snapshots::new(store, &cache).remembering(profiles.clone());
+        let warm = snapshots.warm();
         let (opener, named, commits) =
             match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
                 Some(edits) => {
@@ -222,8 +223,8 @@ impl Mount {
             daemon::log_to(path)?;
         }
         let session = match commits {
-            Some(commits) => Session::new(commits, runtime.handle()),
-            None => Session::read_only(),
+            Some(commits) => Session::new(warm, commits, runtime.handle()),
+            None => Session::read_only(warm),
         };
         let socket = listen(&session, &runtime);
         let about = About {

@@ -23,6 +23,7 @@ use crate::stats::{Remote, Stats};
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
 use crate::store::ebs::{self, EbsStore};
+use crate::warm::Warm;
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;
@@ -189,6 +190,7 @@ pub(super) struct Snapshots {
     cache: Arc<BlockCache>,
     windows: Arc<IndexCache>,
     profiles: Option<Arc<Profiles>>,
+    warm: Arc<Warm>,
 }
 
 /// What readers of a mounted snapshot see of it.
@@ -205,6 +207,7 @@ impl Snapshots {
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
             profiles: None,
+            warm: Arc::default(),
         }
     }
 
@@ -212,6 +215,11 @@ impl Snapshots {
     pub(super) fn remembering(mut self, profiles: Option<Arc<Profiles>>) -> Self {
         self.profiles = profiles;
         self
+    }
+
+    /// What warms those that are opened to be mounted.
+    pub(super) fn warm(&self) -> Arc<Warm> {
+        Arc::clone(&self.warm)
     }
 
     fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
@@ -226,8 +234,16 @@ impl Snapshots {
         (Arc::new(cached), stats)
     }
 
-    /// What stands above `cached`, the blocks of `id`.
-    fn top(&self, id: &SnapshotId, cached: &Arc<CachedSource>, stats: &Arc<Stats>) -> Top {
+    /// What stands above `cached`, the blocks of `id`, in a mount that shows them as `shown`.
+    fn top(
+        &self,
+        id: &SnapshotId,
+        shown: &SnapshotId,
+        cached: &Arc<CachedSource>,
+        stats: &Arc<Stats>,
+    ) -> Top {
+        let room = u64::try_from(self.cache.blocks()).unwrap_or(u64::MAX);
+        self.warm.register(shown, Arc::clone(cached), room);
         let source: Arc<dyn BlockSource> = Arc::<CachedSource>::clone(cached);
         let Some(profiles) = &self.profiles else {
             return Top {
@@ -248,7 +264,7 @@ impl Snapshots {
         let runtime = runtime.handle().clone();
         Box::new(move |info| {
             let (cached, stats) = self.cached(info);
-            let top = self.top(&info.id, &cached, &stats);
+            let top = self.top(&info.id, &info.id, &cached, &stats);
             catalog::Opened {
                 data: Arc::new(Image::new(top.source, runtime.clone())),
                 writable: None,
@@ -266,7 +282,7 @@ impl Snapshots {
         runtime: &Runtime,
     ) -> (Opener, Base) {
         let (cached, stats) = self.cached(base);
-        let top = self.top(&base.id, &cached, &stats);
+        let top = self.top(&base.id, &base.id, &cached, &stats);
         let handle = runtime.handle().clone();
         let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), top.source, handle));
         let begin = top.begin;
@@ -274,6 +290,7 @@ impl Snapshots {
             snapshots: self.clone(),
             below: RwLock::new((base.id.clone(), cached)),
             mounted: Some(Mounted {
+                shown: base.id.clone(),
                 stats: Arc::clone(&stats),
                 image: Arc::clone(&image),
             }),
@@ -319,6 +336,8 @@ pub(super) struct Base {
 
 /// An overlay's disk in a mount.
 struct Mounted {
+    /// By which name, whatever is committed.
+    shown: SnapshotId,
     stats: Arc<Stats>,
     image: Arc<OverlaidImage>,
 }
@@ -337,8 +356,13 @@ impl Below for Base {
             // A small file or two, once in a commit: not worth another thread.
             profiles.inherit(&below.0, &to.id);
         }
-        if let Some(Mounted { stats, image }) = &self.mounted {
-            let top = self.snapshots.top(&to.id, &cached, stats);
+        if let Some(Mounted {
+            shown,
+            stats,
+            image,
+        }) = &self.mounted
+        {
+            let top = self.snapshots.top(&to.id, shown, &cached, stats);
             image.rebase(top.source);
             (top.begin)();
         }

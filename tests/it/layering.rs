@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error", "stats", "block", "durable", "snapshot", "store", "source", "cache",
         ],
     ),
+    ("warm", &["error", "block", "snapshot", "source", "cache"]),
     (
         "server",
         &["error", "block", "blocking", "snapshot", "store", "source"],
@@ -54,7 +55,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["error", "snapshot"]),
-    ("session", &["error", "snapshot", "commit", "control"]),
+    (
+        "session",
+        &["error", "snapshot", "warm", "commit", "control"],
+    ),
     (
         "download",
         &["error", "block", "blocking", "durable", "source"],
@@ -85,6 +89,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "source",
             "cache",
             "profile",
+            "warm",
             "image",
             "upload",
             "commit",

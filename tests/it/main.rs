@@ -66,5 +66,6 @@ mod server;
 mod serving;
 mod together;
 mod upload;
+mod warm;
 mod wire;
 mod world;
