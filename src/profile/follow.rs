@@ -16,8 +16,8 @@ pub(super) const FIRST: usize = 32;
 /// What a block earns that was in the profile. With two the number of blocks under way doubles with every round trip.
 const EARNED: usize = 2;
 
-/// How far ahead of its reader it goes: 128 MiB, which is more than 100 ms of any network that one machine can hash.
-const WINDOW: usize = 256;
+/// How far ahead of its reader it goes at most: 128 MiB, which is 80 ms of what one machine can fetch and hash.
+pub(super) const WINDOW: usize = 256;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
@@ -43,16 +43,19 @@ pub(super) struct Follower {
     order: Vec<BlockIndex>,
     places: HashMap<BlockIndex, usize>,
     states: Vec<State>,
+    window: usize,
     trust: usize,
 }
 
 impl Follower {
-    pub(super) fn new(order: &[BlockIndex]) -> Self {
+    /// Through `order`, and at most `window` blocks ahead, which is [`WINDOW`] or less.
+    pub(super) fn new(order: &[BlockIndex], window: usize) -> Self {
         Self {
             order: order.to_vec(),
             places: order.iter().copied().zip(0..).collect(),
             states: vec![State::Open; order.len()],
-            trust: FIRST,
+            window,
+            trust: FIRST.min(window),
         }
     }
 
@@ -64,14 +67,14 @@ impl Follower {
         };
         let used = self.states[place] == State::Wanted;
         self.states[place] = State::Done;
-        self.trust = (self.trust + EARNED).min(WINDOW);
+        self.trust = (self.trust + EARNED).min(self.window);
         let wanted = self.next(place + 1);
         Step { used, wanted }
     }
 
     /// As many as are trusted, of the window that begins at `from`.
     fn next(&mut self, from: usize) -> Vec<BlockIndex> {
-        let end = (from + WINDOW).min(self.order.len());
+        let end = (from + self.window).min(self.order.len());
         let mut wanted = Vec::new();
         for place in from..end {
             if self.trust == 0 {
@@ -94,7 +97,7 @@ impl Follower {
         // It may have been touched meanwhile.
         if self.states[place] == State::Wanted {
             self.states[place] = if at_hand { State::Done } else { State::Open };
-            self.trust = (self.trust + 1).min(WINDOW);
+            self.trust = (self.trust + 1).min(self.window);
         }
     }
 }
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn who_does_the_same_again_gets_every_block_once_in_order_and_ever_further_ahead() {
         let order: Vec<_> = (0..2000).map(|i| at(i * 7919 % 2003)).collect();
-        let mut follower = Follower::new(&order);
+        let mut follower = Follower::new(&order, WINDOW);
         let (mut wanted, mut furthest) = (vec![order[0]], 0);
         for (place, index) in order.iter().enumerate() {
             let step = follower.touched(*index);
@@ -128,13 +131,21 @@ mod tests {
 
     #[test]
     fn the_first_touch_is_worth_a_few_blocks_only() {
-        let step = Follower::new(&all(0..1000)).touched(at(0));
+        let step = Follower::new(&all(0..1000), WINDOW).touched(at(0));
         assert_eq!(step.wanted, all(1..1 + 34));
     }
 
     #[test]
+    fn a_small_window_is_kept_to() {
+        let mut follower = Follower::new(&all(0..100), 3);
+        assert_eq!(follower.touched(at(0)).wanted, all(1..4));
+        assert_eq!(follower.touched(at(1)).wanted, all(4..5));
+        assert_eq!(follower.touched(at(4)).wanted, all(5..8));
+    }
+
+    #[test]
     fn who_does_something_else_fetches_little_and_then_nothing() {
-        let mut follower = Follower::new(&all(0..1000));
+        let mut follower = Follower::new(&all(0..1000), WINDOW);
         assert_eq!(follower.touched(at(5000)), Step::default());
         let mut wanted = follower.touched(at(0)).wanted.len();
         // The first superblock may be the same; what comes after is not.
@@ -150,7 +161,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(5);
         for _ in 0..50 {
             let share = random.u32(1..20);
-            let mut follower = Follower::new(&all(0..4000));
+            let mut follower = Follower::new(&all(0..4000), WINDOW);
             let mut touches: Vec<u32> = (0..4000 * share / 10).collect();
             random.shuffle(&mut touches);
             let (mut wanted, mut known) = (0, 0);
@@ -164,7 +175,7 @@ mod tests {
 
     #[test]
     fn it_goes_where_the_reader_is() {
-        let mut follower = Follower::new(&all(0..1000));
+        let mut follower = Follower::new(&all(0..1000), WINDOW);
         follower.touched(at(0));
         let mut wanted = Vec::new();
         for index in 600..640 {
@@ -175,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_found_no_room_is_wanted_again_and_what_is_at_hand_is_not() {
-        let mut follower = Follower::new(&all(0..100));
+        let mut follower = Follower::new(&all(0..100), WINDOW);
         let first = follower.touched(at(0)).wanted;
         for index in &first {
             follower.refused(*index, index.get() == 1);

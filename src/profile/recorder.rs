@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 
 use super::files::Files;
-use super::follow::Follower;
+use super::follow::{Follower, WINDOW};
 use super::record::{MOST, Owner, Profile};
 use crate::block::{Block, BlockIndex, MAX_BLOCKS};
 use crate::cache::CachedSource;
@@ -116,7 +116,9 @@ impl Recorder {
 
     /// Reads the profile, and follows it from where the reader is by now.
     fn follow(&self) {
-        let mut follower = Follower::new(self.before().blocks());
+        // Most of the cache stays for what was read: it is read again, as files share blocks.
+        let window = (self.cached.cache().blocks() / 4).clamp(1, WINDOW);
+        let mut follower = Follower::new(self.before().blocks(), window);
         let mut wanted = Vec::new();
         let mut state = self.state();
         for index in &state.touched {
