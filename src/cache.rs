@@ -73,6 +73,11 @@ impl BlockCache {
         self.capacity
     }
 
+    /// Blocks of data that it holds at most.
+    pub fn blocks(&self) -> usize {
+        self.capacity / ROOM
+    }
+
     /// Blocks that may be read ahead before one of them is asked for.
     pub fn room_ahead(&self) -> usize {
         self.capacity / 2 / ROOM
@@ -217,6 +222,12 @@ impl BlockSource for CachedSource {
             self.origin.stats.hits.add(1);
         }
         hit.or_else(|| self.origin.source.ready(index))
+    }
+
+    fn kept(&self, index: BlockIndex) -> bool {
+        let key = (self.origin.number, index);
+        let held = self.cache.lock().held.contains(&key);
+        held || self.origin.source.kept(index)
     }
 
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {

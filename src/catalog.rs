@@ -32,9 +32,14 @@ pub struct Opened {
     pub writable: Option<Arc<dyn WriteAt>>,
     /// Where what happens to them is counted.
     pub stats: Arc<Stats>,
+    /// Called when the partition table was read: whatever is read from then on, somebody asked for.
+    pub begin: Begin,
 }
 
-/// How a completed snapshot becomes bytes.
+/// What is called when what a program reads for itself is read.
+pub type Begin = Arc<dyn Fn() + Send + Sync>;
+
+/// How a completed snapshot becomes bytes, without waiting for anything.
 pub type Opener = Box<dyn Fn(&SnapshotInfo) -> Opened + Send + Sync>;
 
 /// The files of one mount. Its calls wait for the store and must not be made on a worker of the runtime.
@@ -44,12 +49,13 @@ pub struct Catalog {
     open: Opener,
     /// The snapshots to list; none: all.
     named: Option<Vec<SnapshotId>>,
-    /// Guards map operations only.
+    /// Guards the map, and that each is opened once.
     disks: Mutex<HashMap<SnapshotId, Arc<Disk>>>,
 }
 
 struct Disk {
     whole: Arc<Export>,
+    begin: Begin,
     /// Not known as long as the table could not be read. Held while it is read, so that it is read once.
     partitions: Mutex<Option<Vec<Arc<Export>>>>,
 }
@@ -112,6 +118,11 @@ impl Catalog {
         }
         let info = self.wait(self.store.info(id))?;
         check_readable(id, info.status)?;
+        // Under the lock, so that two who ask at once open it once.
+        let mut disks = self.disks();
+        if let Some(disk) = disks.get(id) {
+            return Ok(Arc::clone(disk));
+        }
         let opened = (self.open)(&info);
         let whole = Arc::new(Export {
             name: format!("{id}.img"),
@@ -122,10 +133,11 @@ impl Catalog {
         });
         let disk = Arc::new(Disk {
             whole,
+            begin: opened.begin,
             partitions: Mutex::default(),
         });
-        // Two may have opened it at once; all go on with the first.
-        Ok(Arc::clone(self.disks().entry(id.clone()).or_insert(disk)))
+        disks.insert(id.clone(), Arc::clone(&disk));
+        Ok(disk)
     }
 
     fn wait<T>(&self, what: impl Future<Output = Result<T>>) -> Result<T> {
@@ -160,6 +172,7 @@ impl Disk {
                 Ok(opened) => *partitions = Some(opened),
                 Err(e) => warn!("{id}: no partitions are shown: {e:#}"),
             }
+            (self.begin)();
         }
         let whole = std::iter::once(&self.whole);
         whole.chain(partitions.iter().flatten()).cloned().collect()

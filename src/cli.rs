@@ -3,7 +3,7 @@
 //! Only this module reads arguments and the environment, and only it prints: results on stdout, everything
 //! else on stderr. `stack.rs` alone decides which implementations stand on which.
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
@@ -20,6 +20,7 @@ mod info;
 mod interrupt;
 mod list;
 mod mount;
+mod mounted;
 mod overlay;
 mod prices;
 mod progress;
@@ -28,6 +29,7 @@ mod sockets;
 mod stack;
 mod state;
 mod umount;
+mod warm;
 mod wished;
 
 /// Any EBS snapshot as a file: verified, lazily fetched, and with an overlay writable.
@@ -109,6 +111,8 @@ enum Command {
     Info(info::Info),
     /// Show snapshots as image files in a directory
     Mount(mount::Mount),
+    /// Fetch a mounted snapshot before it is read
+    Warm(warm::Warm),
     /// End a mount, also a dead one
     Umount(umount::Umount),
     /// Make a snapshot of what was edited; prints its id
@@ -194,6 +198,7 @@ impl Cli {
             Command::List(verb) => verb.run(&common),
             Command::Info(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
+            Command::Warm(verb) => verb.run(),
             Command::Umount(verb) => verb.run(),
             Command::Commit(verb) => verb.run(&common),
             Command::Overlay(verb) => verb.run(&common),
@@ -240,6 +245,17 @@ fn print_json(value: &impl serde::Serialize) -> Outcome {
 fn tell(text: &str) {
     // Nobody may be there to read it, which is no reason to stop.
     drop(writeln!(io::stderr(), "ebsfs: {text}"));
+}
+
+/// Whether the user says yes to a question.
+fn agreed(question: &str) -> Result<bool, Error> {
+    let mut stderr = io::stderr().lock();
+    stderr
+        .write_all(format!("{question} [y/N] ").as_bytes())
+        .and_then(|()| stderr.flush())?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// A number of bytes as typed: `256MiB`, `64M`, `1g`, `4194304`.

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{ErrorKind as IoKind, Write as _};
+use std::io::{self, ErrorKind as IoKind, Write as _};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -24,11 +24,8 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// After `NoSpace` it holds what it held before; after another failure that is not known.
 pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = write_beside(path, bytes)?;
-    if let Err(e) = place(&temporary, path) {
-        drop(fs::remove_file(&temporary));
-        return Err(e);
-    }
+    let temporary = write_beside(path, bytes, File::sync_all)?;
+    place_or_remove(&temporary, path)?;
     // The name is given by now: that there was no room must not be told of this step.
     sync_dir(parent(path)).map_err(|e| match e.kind() {
         ErrorKind::NoSpace => Error::new(ErrorKind::Io, format!("{e:#}")),
@@ -36,9 +33,16 @@ pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Makes `path` hold `bytes` in place of what was there, for whoever looks, and syncs nothing: after a power failure it
+/// may hold anything. For what is checked when it is read, and can be done without.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = write_beside(path, bytes, |_| Ok(()))?;
+    place_or_remove(&temporary, path)
+}
+
 /// Like [`publish`], but never replaces: `false` if `path` existed, which is then untouched.
 pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<bool> {
-    let temporary = write_beside(path, bytes)?;
+    let temporary = write_beside(path, bytes, File::sync_all)?;
     let placed = place_new(&temporary, path);
     if placed.is_err() {
         drop(fs::remove_file(&temporary));
@@ -53,6 +57,10 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<bool> {
 /// Renames `temporary` to `path`, replacing what was there, without any sync. If that fails both stay.
 pub fn place(temporary: &Path, path: &Path) -> Result<()> {
     fs::rename(temporary, path).map_err(|e| Error::io(e, "create", path))
+}
+
+fn place_or_remove(temporary: &Path, path: &Path) -> Result<()> {
+    place(temporary, path).inspect_err(|_| drop(fs::remove_file(temporary)))
 }
 
 /// Like [`place`], but never replaces: `Conflict` if `path` exists, and both files stay.
@@ -142,11 +150,15 @@ pub fn unique_name() -> String {
     )
 }
 
-fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+fn write_beside(
+    path: &Path,
+    bytes: &[u8],
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<PathBuf> {
     let temporary = parent(path).join(format!(".{}", unique_name()));
     let written = create_private(&temporary).and_then(|mut file| {
         file.write_all(bytes)
-            .and_then(|()| file.sync_all())
+            .and_then(|()| sync(&file))
             .map_err(|e| Error::io(e, "write", path))
     });
     match written {
@@ -193,5 +205,8 @@ mod tests {
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
         assert!(publish_new(&path, b"three").unwrap());
+        replace(&path, b"four").unwrap();
+        assert_eq!(read(&path).unwrap(), b"four");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

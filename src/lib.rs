@@ -5,7 +5,7 @@
 //! ```text
 //!  snapshot id   Store             what snapshots exist, and their blocks     store
 //!       |   SnapshotSource         (store + id -> blocks, fetched lazily)     source
-//!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache, prefetch
+//!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache, prefetch, profile
 //!       |   Image                  (blocks, and an overlay -> bytes)          image, overlay
 //!  byte offset   ReadAt, WriteAt   one disk as bytes                          read_at, partition
 //!       |   Catalog                (disks and partitions -> names)            catalog
@@ -14,7 +14,7 @@
 //!
 //! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do. Back up go [`upload`], which makes
 //! blocks a snapshot, and [`commit`], which makes an overlay one. A mounted daemon is a [`session`] for its user,
-//! asked through [`control`].
+//! asked through [`control`]; [`warm`] is what it fetches on request.
 //!
 //! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
 //! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one
@@ -27,6 +27,7 @@
 //! # Where to add
 //! - *A store*: implement [`store::Store`] in `store/`, give it a world in `tests/it/conformance.rs` and a name in
 //!   `cli/stack.rs`.
+//! - *A command of a mounted daemon*: a file in `session/`, and its name in `session.rs`.
 //! - *A verb*: a file in `cli/`, a variant of `Command`, a line in the README.
 //! - *A counter*: a field of [`stats::Stats`]; the statistics file shows it under its name.
 //! - *A partition table*: a module in `partition/`, tried by `read_table`.
@@ -49,6 +50,7 @@ pub mod image;
 pub mod overlay;
 pub mod partition;
 pub mod prefetch;
+pub mod profile;
 pub mod read_at;
 pub mod server;
 pub mod session;
@@ -57,3 +59,4 @@ pub mod source;
 pub mod stats;
 pub mod store;
 pub mod upload;
+pub mod warm;

@@ -1,103 +1,48 @@
-//! What a mounted daemon does for its user beside showing files: the commands of its control socket, and settling
-//! commits that a store has accepted.
+//! What a mounted daemon does for its user beside showing files: the commands of its control socket.
 //!
-//! A commit runs as long as who asked for it stays; interrupted, it is gone on with by the next one. Once the store has
-//! accepted it, it is settled here whoever is there or not, also if that was in an earlier life of the daemon.
+//! Here is which commands there are; each has a file of its own, with the form of its options and answers.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use log::{error, info, warn};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
 
-use crate::commit::{Accepted, Commits, Depth, Event, Plan, Settled, Wish};
+use crate::commit::Commits;
 use crate::control::{Commands, Events, Request};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::SnapshotId;
 
-/// The command that commits.
-pub const COMMIT: &str = "commit";
+mod commit;
+mod warm;
 
-/// How a commit is asked for; what is not said is the default.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct CommitOptions {
-    /// What is wanted.
-    pub wish: Wish,
-    /// How much of it is verified.
-    pub depth: Depth,
-    /// Whether to wait until it is settled.
-    pub wait: bool,
-    /// Only tell what would be done.
-    pub dry_run: bool,
-}
-
-/// What a commit answers.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Answer {
-    /// It was only planned.
-    Plan(Plan),
-    /// The store has it.
-    Accepted(Accepted),
-}
-
-/// How far the commit that the store has accepted is.
-#[derive(Clone, Debug)]
-enum Progress {
-    /// There is none, or it is not settled yet.
-    Open,
-    /// It is the base.
-    Done(SnapshotId),
-    /// It could not be settled.
-    Failed(SnapshotId, Error),
-}
+use self::commit::Committing;
+pub use self::commit::{Answer, COMMIT, CommitOptions};
+pub use self::warm::{WARM, WarmOptions, Warmed};
+use crate::warm::Warm;
 
 /// A mounted daemon, for its user.
 pub struct Session {
+    warm: Arc<Warm>,
     /// None: nothing can be written.
-    commits: Option<Commits>,
-    /// Held while a commit runs or is settled.
-    turn: tokio::sync::Mutex<()>,
-    progress: watch::Sender<Progress>,
-    /// Says that there may be something to settle.
-    accepted: Notify,
-    /// The snapshot of which all is to be verified. Guards itself only.
-    thorough: Mutex<Option<SnapshotId>>,
+    committing: Option<Arc<Committing>>,
 }
-
-/// How often a store that is not there is asked again about what it has accepted, and whether there is anything to ask.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// How often a client is told how far its commit is.
-const TELL: Duration = Duration::from_millis(100);
 
 impl Session {
     /// Of a mount that cannot be written to.
-    pub fn read_only() -> Arc<Self> {
-        Arc::new(Self::of(None))
+    pub fn read_only(warm: Arc<Warm>) -> Arc<Self> {
+        Arc::new(Self {
+            warm,
+            committing: None,
+        })
     }
 
     /// Of a mount with an overlay. What the store had accepted before is settled on `runtime` from now on.
-    pub fn new(commits: Commits, runtime: &Handle) -> Arc<Self> {
-        let session = Arc::new(Self::of(Some(commits)));
-        runtime.spawn(settle_all(Arc::downgrade(&session)));
-        session
-    }
-
-    fn of(commits: Option<Commits>) -> Self {
-        Self {
-            commits,
-            turn: tokio::sync::Mutex::default(),
-            progress: watch::Sender::new(Progress::Open),
-            accepted: Notify::new(),
-            thorough: Mutex::default(),
-        }
+    pub fn new(warm: Arc<Warm>, commits: Commits, runtime: &Handle) -> Arc<Self> {
+        let committing = Some(Committing::new(commits, runtime));
+        Arc::new(Self { warm, committing })
     }
 
     async fn commit(&self, options: CommitOptions, events: &Events) -> Result<Answer> {
@@ -105,171 +50,61 @@ impl Session {
             let what = "this mount has no overlay, so there is nothing to commit: mount with --overlay DIR to edit";
             Error::new(ErrorKind::ReadOnly, what)
         };
-        let commits = self.commits.as_ref().ok_or_else(read_only)?;
-        let busy = || {
-            let what = "another commit of this mount is under way, or is just being verified: wait for its end";
-            Error::new(ErrorKind::Conflict, what)
-        };
-        let turn = self.turn.try_lock().map_err(|_| busy())?;
-        if !options.wish.restart {
-            self.check_settled(commits)?;
-        }
-        if options.dry_run {
-            return commits.plan().await.map(Answer::Plan);
-        }
-        let told = Mutex::new(Instant::now());
-        let tell = |event| {
-            if let Event::Progress { .. } = &event {
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-                if told.elapsed() < TELL {
-                    return;
-                }
-                *told = Instant::now();
-            }
-            events.tell(&event);
-        };
-        self.progress.send_replace(Progress::Open);
-        let accepted = commits.run(&options.wish, &tell).await?;
-        let id = &accepted.id;
-        info!(
-            "{id}: accepted, {} blocks put, child of {}",
-            accepted.blocks, accepted.parent
-        );
-        if options.depth == Depth::All {
-            *self.thorough.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.clone());
-        }
-        drop(turn);
-        self.accepted.notify_one();
-        if options.wait {
-            self.until_settled(id).await?;
-            events.tell(&Event::Settled { id: id.clone() });
-        }
-        Ok(Answer::Accepted(accepted))
-    }
-
-    /// Says why a commit that was accepted is in the way of another, if one is.
-    fn check_settled(&self, commits: &Commits) -> Result<()> {
-        let (Some((_, id)), Progress::Failed(failed, why)) =
-            (commits.accepted(), &*self.progress.borrow())
-        else {
-            return Ok(());
-        };
-        match id == *failed {
-            true => Err(why
-                .clone()
-                .context("the last commit could not be settled; --restart gives it up")),
-            false => Ok(()),
-        }
-    }
-
-    async fn until_settled(&self, id: &SnapshotId) -> Result<()> {
-        let mut progress = self.progress.subscribe();
-        let ended = |progress: &Progress| match progress {
-            Progress::Open => false,
-            Progress::Done(which) | Progress::Failed(which, _) => which == id,
-        };
-        let progress = progress.wait_for(ended).await;
-        match progress.as_deref() {
-            Ok(Progress::Failed(_, why)) => Err(why.clone()),
-            // The sender is this session's own.
-            Ok(Progress::Done(_) | Progress::Open) | Err(_) => Ok(()),
-        }
-    }
-
-    /// Settles what is accepted, if anything is.
-    async fn settle(&self, commits: &Commits) {
-        let Some((_, id)) = commits.accepted() else {
-            return;
-        };
-        let failed = match &*self.progress.borrow() {
-            Progress::Failed(failed, why) if *failed == id => Some(why.kind()),
-            _ => None,
-        };
-        if failed.is_some_and(is_final) {
-            return;
-        }
-        // Without the turn: the commit may be given up meanwhile, and a store may take hours.
-        let completed = commits.completed().await;
-        let _turn = self.turn.lock().await;
-        if commits.accepted().is_none_or(|(_, now)| now != id) {
-            return;
-        }
-        let thorough = self
-            .thorough
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let depth = match thorough.as_ref() == Some(&id) {
-            true => Depth::All,
-            false => Depth::Sample,
-        };
-        let settled = match completed {
-            Ok(()) => commits.settle(depth).await,
-            Err(e) => Err(e),
-        };
-        match settled {
-            Ok(Settled::Done(id)) => drop(self.progress.send_replace(Progress::Done(id))),
-            Ok(Settled::NotYet(_) | Settled::Nothing) => {}
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                warn!("{id}: not settled yet: {e:#}");
-            }
-            Err(e) => {
-                if failed != Some(e.kind()) {
-                    error!("{id}: the commit cannot be settled: {e:#}");
-                }
-                self.progress.send_replace(Progress::Failed(id, e));
-            }
-        }
-    }
-}
-
-/// Whether trying again will not settle it. Credentials that have expired, say, may be renewed.
-fn is_final(kind: ErrorKind) -> bool {
-    match kind {
-        ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::NotFound => true,
-        ErrorKind::Unavailable
-        | ErrorKind::Denied
-        | ErrorKind::ReadOnly
-        | ErrorKind::NoSpace
-        | ErrorKind::Conflict
-        | ErrorKind::Unsupported
-        | ErrorKind::Io => false,
-    }
-}
-
-/// Settles whatever is accepted, as long as the session is there.
-async fn settle_all(session: Weak<Session>) {
-    while let Some(session) = session.upgrade() {
-        let Some(commits) = &session.commits else {
-            return;
-        };
-        session.settle(commits).await;
-        // Now and then even if nobody says so: who asked may have gone at the very moment.
-        drop(timeout(RETRY, session.accepted.notified()).await);
+        let committing = self.committing.as_ref().ok_or_else(read_only)?;
+        committing.run(options, events).await
     }
 }
 
 #[async_trait]
 impl Commands for Session {
     async fn run(&self, request: Request, events: &Events) -> Result<Value> {
-        if request.command != COMMIT {
-            return Err(Error::new(
+        match &*request.command {
+            COMMIT => answer(self.commit(options(request)?, events).await),
+            WARM => answer(warm::run(&self.warm, options(request)?, events).await),
+            unknown => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "this daemon is version {} and does not know {:?}: mount again with the new program",
+                    "this daemon is version {} and does not know {unknown:?}: mount again with the new program",
                     env!("CARGO_PKG_VERSION"),
-                    request.command
                 ),
-            ));
+            )),
         }
-        let options = match request.options {
-            Value::Null => CommitOptions::default(),
-            said => serde_json::from_value(said).map_err(|e| {
-                Error::new(ErrorKind::Invalid, e.to_string()).context("the options make no sense")
-            })?,
-        };
-        self.commit(options, events)
-            .await
-            .map(|answer| json!(answer))
+    }
+}
+
+/// What a request says beside its command.
+fn options<T: Default + DeserializeOwned>(request: Request) -> Result<T> {
+    match request.options {
+        Value::Null => Ok(T::default()),
+        said => serde_json::from_value(said).map_err(|e| {
+            Error::new(ErrorKind::Invalid, e.to_string()).context("the options make no sense")
+        }),
+    }
+}
+
+fn answer(done: Result<impl Serialize>) -> Result<Value> {
+    done.map(|answer| json!(answer))
+}
+
+/// How often a client is told how far its work is.
+const TELL: Duration = Duration::from_millis(100);
+
+/// Lets some events through, and leaves out those that come too soon after.
+struct Seldom(Mutex<Instant>);
+
+impl Default for Seldom {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Seldom {
+    fn is_time(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = last.elapsed() >= TELL;
+        if is_time {
+            *last = Instant::now();
+        }
+        is_time
     }
 }

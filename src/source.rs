@@ -39,6 +39,11 @@ pub trait BlockSource: Send + Sync {
     /// A block that is at hand without waiting.
     fn ready(&self, index: BlockIndex) -> Option<Block>;
 
+    /// Whether the block is at hand on this machine; it is not loaded, and does not count as used.
+    fn kept(&self, _index: BlockIndex) -> bool {
+        false
+    }
+
     /// The listing that tells of block `from`, if it is at hand; it may begin before `from`.
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>>;
 
@@ -54,20 +59,32 @@ pub fn runs(
     source: &dyn BlockSource,
     from: BlockIndex,
 ) -> impl Stream<Item = Result<Range<u32>>> + '_ {
-    let pages = stream::unfold(Some(from), move |from| async move {
-        let from = from.filter(|from| from.get() < source.count())?;
-        Some(match source.present(from).await {
-            Ok(listing) => (Ok((from.get(), Arc::clone(&listing))), listing.next()),
-            Err(e) => (Err(e), None),
-        })
-    });
+    runs_within(source, from.get()..source.count())
+}
+
+/// The same for the indexes `within`; no more is listed than tells of them.
+pub fn runs_within(
+    source: &dyn BlockSource,
+    within: Range<u32>,
+) -> impl Stream<Item = Result<Range<u32>>> + '_ {
+    let end = within.end;
+    let pages = stream::unfold(
+        Some(BlockIndex::new(within.start)),
+        move |from| async move {
+            let from = from.filter(|from| from.get() < end)?;
+            Some(match source.present(from).await {
+                Ok(listing) => (Ok((from.get(), Arc::clone(&listing))), listing.next()),
+                Err(e) => (Err(e), None),
+            })
+        },
+    );
     pages
-        .map_ok(|(from, listing)| {
-            // A listing may begin before it was asked to.
+        .map_ok(move |(from, listing)| {
+            // A listing may begin before it was asked to, and go on beyond.
             let clipped = listing
                 .set
                 .runs()
-                .map(move |run| run.start.max(from)..run.end);
+                .map(move |run| run.start.max(from)..run.end.min(end));
             stream::iter(
                 clipped
                     .filter(|run| !run.is_empty())

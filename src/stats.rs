@@ -53,6 +53,10 @@ pub struct Stats {
     pub read_ahead_used: Counter,
     /// Of these, blocks that were given up before anybody asked.
     pub read_ahead_wasted: Counter,
+    /// Blocks asked for because an access profile named them.
+    pub profile_fetches: Counter,
+    /// Of these, blocks that were read afterwards.
+    pub profile_hits: Counter,
 }
 
 /// What happened between this process and a remote store, under the names that the statistics file uses.

@@ -7,11 +7,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::interrupt::unless_interrupted;
+use super::mounted::Mounted;
 use super::wished::Wished;
 use super::{Common, Outcome, Stop, stack, tell};
-use crate::blocking::blocking;
 use crate::commit::{Commits, Depth, Event, Settled, Wish};
-use crate::control::{Client, Request, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::users;
 use crate::session::{Answer, COMMIT, CommitOptions};
@@ -22,7 +21,7 @@ mod target;
 
 use self::freeze::Frozen;
 use self::report::Report;
-use self::target::{Mounted, Target};
+use self::target::Target;
 pub(super) use self::target::{Unmounted, held};
 
 #[derive(Args)]
@@ -104,29 +103,11 @@ impl Commit {
             tell_of_users(&mounted.mountpoint);
         }
         let report = Arc::new(Report::new(self.json, &mounted.store, frozen));
-        let request = Request {
-            version: VERSION,
-            command: COMMIT.to_owned(),
-            options: json!(self.options()?),
-        };
-        let client = Client::ask(&mounted.socket, &request)?;
-        let cancel = client.canceller()?;
         let told = Arc::clone(&report);
-        let asking = blocking("asking the daemon", move || {
-            client.wait(|line| match serde_json::from_value::<Event>(line) {
-                Ok(event) => told.event(event),
-                // A newer daemon may tell more.
-                Err(e) => log::debug!("what the daemon tells is not understood: {e}"),
-            })
-        });
-        let asked = runtime.block_on(unless_interrupted(asking, ""));
-        cancel.cancel();
+        let tell = move |event: Event| told.event(event);
+        let asked = mounted.ask(&runtime, COMMIT, json!(self.options()?), tell);
         report.stop();
-        let value = asked.map_err(|stop| self.how_to_go_on(common, &report, stop))?;
-        let answer = serde_json::from_value(value).map_err(|e| {
-            Error::new(ErrorKind::Invalid, e.to_string())
-                .context("the daemon's answer makes no sense")
-        })?;
+        let answer = asked.map_err(|stop| self.how_to_go_on(common, &report, stop))?;
         finish(&report, &answer)
     }
 

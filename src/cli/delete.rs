@@ -1,13 +1,13 @@
 //! `ebsfs delete`: asks, then deletes.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use clap::Args;
 use indicatif::HumanBytes;
 
 use super::list::{printable, started};
-use super::{Common, Outcome, stack, tell};
+use super::{Common, Outcome, agreed, stack, tell};
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::SnapshotId;
 
@@ -61,19 +61,11 @@ impl Delete {
 
 /// Whether the user wants what is shown to be gone.
 pub(super) fn confirmed(found: &[String]) -> Result<bool, Error> {
-    let mut stdin = io::stdin().lock();
     if !io::stdin().is_terminal() {
         return Err(Error::new(
             ErrorKind::Invalid,
             "there is nobody to ask: add --yes to delete without asking",
         ));
     }
-    let mut stderr = io::stderr().lock();
-    let question = format!("{}\nDelete for ever? [y/N] ", found.join("\n"));
-    stderr
-        .write_all(question.as_bytes())
-        .and_then(|()| stderr.flush())?;
-    let mut answer = String::new();
-    stdin.read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    agreed(&format!("{}\nDelete for ever?", found.join("\n")))
 }

@@ -57,6 +57,10 @@ pub(super) struct Mount {
     #[arg(long, value_name = "GIB", requires = "overlay", value_parser = parse_size)]
     size: Option<VolumeSize>,
 
+    /// Neither note which blocks are read, nor fetch ahead what the last mount of the snapshot read
+    #[arg(long)]
+    no_profile: bool,
+
     /// Let other users read too, root among them; as an ordinary user this needs user_allow_other in /etc/fuse.conf
     #[arg(long)]
     allow_other: bool,
@@ -181,10 +185,15 @@ impl Mount {
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let mut snapshots = Snapshots::new(store, &cache);
+        let profiles = match self.no_profile {
+            true => None,
+            false => stack::profiles(&opened, &runtime),
+        };
+        let mut snapshots = Snapshots::new(store, &cache).remembering(profiles.clone());
         if !self.no_read_ahead {
             snapshots = snapshots.reading_ahead();
         }
+        let warm = snapshots.warm();
         let (opener, named, commits) =
             match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
                 Some(edits) => {
@@ -221,8 +230,8 @@ impl Mount {
             daemon::log_to(path)?;
         }
         let session = match commits {
-            Some(commits) => Session::new(commits, runtime.handle()),
-            None => Session::read_only(),
+            Some(commits) => Session::new(warm, commits, runtime.handle()),
+            None => Session::read_only(warm),
         };
         let socket = listen(&session, &runtime);
         let about = About {
@@ -233,6 +242,9 @@ impl Mount {
         };
         let control = control(&catalog, &cache, &opened, about);
 
+        if let Some(profiles) = &profiles {
+            profiles.keep_saving();
+        }
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
         let ended = Box::new(move || drop(tell.send(Event::Ended)));
@@ -253,6 +265,9 @@ impl Mount {
             // Without this process the mount would be a dead one.
             drop(detach_own(&mount, true));
             return Err(e.into());
+        }
+        if let Some(profiles) = &profiles {
+            profiles.save();
         }
         info!(
             "unmounted from {}: {}",

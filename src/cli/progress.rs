@@ -22,8 +22,13 @@ impl Progress {
 
     /// All before `index` is done.
     pub(super) fn reached(&self, index: BlockIndex) {
+        self.done(index.start());
+    }
+
+    /// So many bytes are done.
+    pub(super) fn done(&self, bytes: u64) {
         let length = self.bar.length().unwrap_or(u64::MAX);
-        self.bar.set_position(index.start().min(length));
+        self.bar.set_position(bytes.min(length));
     }
 
     /// Shows that rate and remaining time count from here: what came before was done earlier.

@@ -7,22 +7,24 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::Common;
+use super::{Common, state};
 use crate::block::BlockIndex;
 use crate::cache::{BlockCache, CachedSource};
-use crate::catalog::{self, Opener};
+use crate::catalog::{self, Begin, Opener};
 use crate::commit::Below;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, OverlaidImage};
 use crate::overlay::Overlay;
 use crate::prefetch::ReadAhead;
+use crate::profile::{Profiled, Profiles};
 use crate::server;
-use crate::snapshot::SnapshotInfo;
+use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
 use crate::stats::{Remote, Stats};
 use crate::store::Store;
 use crate::store::directory::DirectoryStore;
 use crate::store::ebs::{self, EbsStore};
+use crate::warm::Warm;
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;
@@ -173,6 +175,14 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
+/// The access profiles of a store's snapshots, unless it is as near as they are, or there is no place for them.
+pub(super) fn profiles(opened: &Opened, runtime: &Runtime) -> Option<Arc<Profiles>> {
+    let directory = state::cache_dir().filter(|_| opened.remote.is_some())?;
+    let (store, runtime) = (opened.store.identity(), runtime.handle().clone());
+    let profiles = Profiles::new(directory.join("profiles"), store, runtime);
+    Some(Arc::new(profiles))
+}
+
 /// Snapshots of one store as blocks, all of them through one cache and with their listings within one bound; each
 /// counts for itself.
 #[derive(Clone)]
@@ -182,6 +192,15 @@ pub(super) struct Snapshots {
     windows: Arc<IndexCache>,
     /// Whether what is mounted is read ahead.
     ahead: bool,
+    profiles: Option<Arc<Profiles>>,
+    warm: Arc<Warm>,
+}
+
+/// What readers of a mounted snapshot see of it.
+struct Top {
+    source: Arc<dyn BlockSource>,
+    /// Called when all who read from then on are readers.
+    begin: Begin,
 }
 
 impl Snapshots {
@@ -191,6 +210,8 @@ impl Snapshots {
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
             ahead: false,
+            profiles: None,
+            warm: Arc::default(),
         }
     }
 
@@ -200,6 +221,17 @@ impl Snapshots {
             ahead: true,
             ..self
         }
+    }
+
+    /// The same, with access profiles noted and followed.
+    pub(super) fn remembering(mut self, profiles: Option<Arc<Profiles>>) -> Self {
+        self.profiles = profiles;
+        self
+    }
+
+    /// What warms those that are opened to be mounted.
+    pub(super) fn warm(&self) -> Arc<Warm> {
+        Arc::clone(&self.warm)
     }
 
     fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
@@ -214,13 +246,32 @@ impl Snapshots {
         (Arc::new(cached), stats)
     }
 
-    /// What a mount reads of `cached`.
-    fn mounted(&self, cached: &Arc<CachedSource>, runtime: &Handle) -> Arc<dyn BlockSource> {
-        let cached = Arc::clone(cached);
-        if self.ahead {
-            Arc::new(ReadAhead::new(cached, runtime.clone()))
-        } else {
-            cached
+    /// What stands above `cached`, the blocks of `id`, in a mount that shows them as `shown`.
+    fn top(
+        &self,
+        id: &SnapshotId,
+        shown: &SnapshotId,
+        cached: &Arc<CachedSource>,
+        stats: &Arc<Stats>,
+        runtime: &Handle,
+    ) -> Top {
+        let room = u64::try_from(self.cache.blocks()).unwrap_or(u64::MAX);
+        self.warm.register(shown, Arc::clone(cached), room);
+        let source: Arc<dyn BlockSource> = match self.ahead {
+            true => Arc::new(ReadAhead::new(Arc::clone(cached), runtime.clone())),
+            false => Arc::<CachedSource>::clone(cached),
+        };
+        let Some(profiles) = &self.profiles else {
+            return Top {
+                source,
+                begin: Arc::new(|| ()),
+            };
+        };
+        let profiled = profiles.profiled(id, source, Arc::clone(cached), Arc::clone(stats));
+        let profiled = Arc::new(profiled);
+        Top {
+            source: Arc::<Profiled>::clone(&profiled),
+            begin: Arc::new(move || profiled.begin()),
         }
     }
 
@@ -229,11 +280,12 @@ impl Snapshots {
         let runtime = runtime.handle().clone();
         Box::new(move |info| {
             let (cached, stats) = self.cached(info);
-            let source = self.mounted(&cached, &runtime);
+            let top = self.top(&info.id, &info.id, &cached, &stats, &runtime);
             catalog::Opened {
-                data: Arc::new(Image::new(source, runtime.clone())),
+                data: Arc::new(Image::new(top.source, runtime.clone())),
                 writable: None,
                 stats,
+                begin: top.begin,
             }
         })
     }
@@ -245,18 +297,24 @@ impl Snapshots {
         base: &SnapshotInfo,
         runtime: &Runtime,
     ) -> (Opener, Base) {
-        let (source, stats) = self.cached(base);
+        let (cached, stats) = self.cached(base);
         let handle = runtime.handle().clone();
-        let below = self.mounted(&source, &handle);
+        let top = self.top(&base.id, &base.id, &cached, &stats, &handle);
         let image = Arc::new(OverlaidImage::new(
             Arc::clone(overlay),
-            below,
+            top.source,
             handle.clone(),
         ));
+        let begin = top.begin;
         let below = Base {
             snapshots: self.clone(),
-            source: RwLock::new(source),
-            image: Some((Arc::clone(&image), handle)),
+            below: RwLock::new((base.id.clone(), cached)),
+            mounted: Some(Mounted {
+                shown: base.id.clone(),
+                stats: Arc::clone(&stats),
+                image: Arc::clone(&image),
+                runtime: handle,
+            }),
         };
         let (id, others) = (base.id.clone(), self.opener(runtime));
         let opener = move |info: &SnapshotInfo| {
@@ -267,6 +325,7 @@ impl Snapshots {
                 data: Arc::<OverlaidImage>::clone(&image),
                 writable: Some(Arc::<OverlaidImage>::clone(&image)),
                 stats: Arc::clone(&stats),
+                begin: Arc::clone(&begin),
             }
         };
         (Box::new(opener), below)
@@ -274,11 +333,11 @@ impl Snapshots {
 
     /// What lies below an overlay that is not mounted.
     pub(super) fn below(self, base: &SnapshotInfo) -> Base {
-        let source = self.cached(base).0;
+        let cached = self.cached(base).0;
         Base {
             snapshots: self,
-            source: RwLock::new(source),
-            image: None,
+            below: RwLock::new((base.id.clone(), cached)),
+            mounted: None,
         }
     }
 
@@ -292,23 +351,45 @@ impl Snapshots {
 pub(super) struct Base {
     snapshots: Snapshots,
     /// Held to look it up and to exchange it.
-    source: RwLock<Arc<CachedSource>>,
-    /// What is mounted of it, and where that is fetched.
-    image: Option<(Arc<OverlaidImage>, Handle)>,
+    below: RwLock<(SnapshotId, Arc<CachedSource>)>,
+    mounted: Option<Mounted>,
+}
+
+/// An overlay's disk in a mount.
+struct Mounted {
+    /// By which name, whatever is committed.
+    shown: SnapshotId,
+    stats: Arc<Stats>,
+    image: Arc<OverlaidImage>,
+    /// Where what lies below is fetched.
+    runtime: Handle,
 }
 
 impl Below for Base {
     fn source(&self) -> Arc<dyn BlockSource> {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::<CachedSource>::clone(&source)
+        let below = self.below.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::<CachedSource>::clone(&below.1)
     }
 
     fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
         let next = self.snapshots.source(to);
-        let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
-        *source = Arc::new(source.succeeding(next, differs));
-        if let Some((image, runtime)) = &self.image {
-            image.rebase(self.snapshots.mounted(&source, runtime));
+        let mut below = self.below.write().unwrap_or_else(PoisonError::into_inner);
+        let cached = Arc::new(below.1.succeeding(next, differs));
+        if let Some(profiles) = &self.snapshots.profiles {
+            // A small file or two, once in a commit: not worth another thread.
+            profiles.inherit(&below.0, &to.id);
         }
+        if let Some(Mounted {
+            shown,
+            stats,
+            image,
+            runtime,
+        }) = &self.mounted
+        {
+            let top = self.snapshots.top(&to.id, shown, &cached, stats, runtime);
+            image.rebase(top.source);
+            (top.begin)();
+        }
+        *below = (to.id.clone(), cached);
     }
 }

@@ -1,4 +1,4 @@
-//! The user's state directory: how far interrupted work had come, and the logs of mounts.
+//! The user's directories: for state, as how far interrupted work had come and the logs of mounts, and for caches.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,29 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `$XDG_STATE_HOME/ebsfs`, or `~/.local/state/ebsfs`.
 pub(super) fn dir() -> Result<PathBuf> {
-    let absolute = |path: &PathBuf| path.is_absolute();
-    let state = std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .filter(absolute);
-    let state = state.or_else(|| {
-        std::env::home_dir()
-            .filter(absolute)
-            .map(|home| home.join(".local/state"))
-    });
-    state.map(|state| state.join("ebsfs")).ok_or_else(|| {
+    of_user("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
             "no state directory: set HOME or XDG_STATE_HOME",
         )
     })
+}
+
+/// `$XDG_CACHE_HOME/ebsfs`, or `~/.cache/ebsfs`: for what can be done without.
+pub(super) fn cache_dir() -> Option<PathBuf> {
+    of_user("XDG_CACHE_HOME", ".cache")
+}
+
+/// This program's directory in the one that `variable` names, or else in `below_home`.
+fn of_user(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let named = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(absolute);
+    let home = || std::env::home_dir().filter(absolute);
+    named
+        .or_else(|| Some(home()?.join(below_home)))
+        .map(|dir| dir.join("ebsfs"))
 }
 
 /// How far one piece of work has come, kept until it is done.

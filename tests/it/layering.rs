@@ -32,6 +32,13 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["error", "stats", "block", "read_at", "store", "source"],
     ),
     ("prefetch", &["error", "block", "cache", "store", "source"]),
+    (
+        "profile",
+        &[
+            "error", "stats", "block", "durable", "snapshot", "store", "source", "cache",
+        ],
+    ),
+    ("warm", &["error", "block", "snapshot", "source", "cache"]),
     ("server", &["error", "block", "snapshot", "store", "source"]),
     (
         "image",
@@ -46,7 +53,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["error", "snapshot"]),
-    ("session", &["error", "snapshot", "commit", "control"]),
+    (
+        "session",
+        &["error", "snapshot", "warm", "commit", "control"],
+    ),
     (
         "download",
         &["error", "block", "blocking", "durable", "source"],
@@ -77,6 +87,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "source",
             "cache",
             "prefetch",
+            "profile",
+            "warm",
             "image",
             "upload",
             "commit",

@@ -19,6 +19,8 @@ mod memory;
 mod remote;
 mod signals;
 
+pub(crate) use self::remote::client;
+
 /// A snapshot mounted with the overlay `overlay` of its world.
 pub(crate) struct Overlaid<'a> {
     world: &'a World,

@@ -263,6 +263,7 @@ impl Mounted {
             data: Arc::<RamDisk>::clone(&shown),
             writable: writable.then(|| Arc::<RamDisk>::clone(&shown) as Arc<dyn WriteAt>),
             stats: Arc::new(Stats::default()),
+            begin: Arc::new(|| ()),
         };
         let (handle, named) = (runtime.handle().clone(), Some(vec![id.clone()]));
         let catalog = Catalog::open(store, handle, Box::new(open), named).unwrap();

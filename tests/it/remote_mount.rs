@@ -72,6 +72,7 @@ fn mount_here(world: &World, store: Arc<dyn Store>, runtime: &Runtime, id: &Snap
             data: Arc::new(Image::new(Arc::new(cached), handle.clone())),
             writable: None,
             stats,
+            begin: Arc::new(|| ()),
         }
     };
     let named = Some(vec![id.clone()]);

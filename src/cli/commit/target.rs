@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::super::Common;
+use super::super::mounted::Mounted;
 use super::super::stack::{self, Base, Opened, Snapshots};
 use super::check_store;
 use crate::cache::BlockCache;
 use crate::commit::{Below as _, Commits, Config, Plan};
-use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, canonical, mounted_at};
 use crate::overlay::{Header, LocalDirectory, Overlay, look, read_header};
@@ -22,21 +21,13 @@ pub(super) enum Target {
     Unmounted(PathBuf),
 }
 
-/// A mount, as it tells of itself.
-pub(super) struct Mounted {
-    pub(super) mountpoint: PathBuf,
-    pub(super) socket: PathBuf,
-    /// The identity of its store.
-    pub(super) store: String,
-}
-
 impl Target {
     pub(super) fn find(path: &Path) -> Result<Self> {
         let path = canonical(path)?;
-        match mounted_at(&path)? {
-            Some(entry) if entry.fs_type == FS_TYPE => Mounted::at(path).map(Self::Mounted),
-            _ if read_header(&path)?.is_some() => Ok(Self::Unmounted(path)),
-            _ => Err(Error::new(
+        match Mounted::at(&path)? {
+            Some(mounted) => Ok(Self::Mounted(mounted)),
+            None if read_header(&path)?.is_some() => Ok(Self::Unmounted(path)),
+            None => Err(Error::new(
                 ErrorKind::NotFound,
                 format!(
                     "{} is neither a mount of ebsfs nor the directory of an overlay: `findmnt -t {FS_TYPE}` shows mounts",
@@ -44,29 +35,6 @@ impl Target {
                 ),
             )),
         }
-    }
-}
-
-impl Mounted {
-    fn at(mountpoint: PathBuf) -> Result<Self> {
-        let file = mountpoint.join(".ebsfs/mount.json");
-        let told: Value = serde_json::from_slice(&durable::read(&file)?)
-            .map_err(|e| Error::new(ErrorKind::Corrupt, format!("{}: {e}", file.display())))?;
-        let text = |name: &str| told[name].as_str().map(str::to_owned);
-        let (Some(socket), Some(store)) = (text("socket"), text("store")) else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the daemon of {} has no control socket: mount again with this program, its log may say why there is none",
-                    mountpoint.display()
-                ),
-            ));
-        };
-        Ok(Self {
-            mountpoint,
-            socket: socket.into(),
-            store,
-        })
     }
 }
 
@@ -118,7 +86,9 @@ fn below(opened: &Opened, header: &Header, runtime: &Runtime) -> Result<Base> {
     let base = runtime.block_on(opened.store.info(&header.base));
     let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
     let cache = Arc::new(BlockCache::new(CACHE));
-    Ok(Snapshots::new(&opened.store, &cache).below(&base))
+    let profiles = stack::profiles(opened, runtime);
+    let snapshots = Snapshots::new(&opened.store, &cache).remembering(profiles);
+    Ok(snapshots.below(&base))
 }
 
 /// What a commit of the overlay at `path` would do, and in which store.

@@ -49,12 +49,12 @@ impl Daemon {
     }
 
     fn read_only() -> Self {
-        Self::new(runtime(), Session::read_only())
+        Self::new(runtime(), Session::read_only(Arc::default()))
     }
 
     /// Of a case, whose overlay the test can go on to use.
     fn of(runtime: Runtime, case: &Case) -> Self {
-        let session = Session::new(case.commits(), runtime.handle());
+        let session = Session::new(Arc::default(), case.commits(), runtime.handle());
         Self::new(runtime, session)
     }
 
@@ -281,14 +281,14 @@ fn a_socket_is_its_users_alone_and_goes_with_the_daemon() {
     assert_eq!(mode(&below), 0o700);
     // Another daemon of the same user has another.
     let handle = daemon.runtime.handle().clone();
-    let second = Socket::open(&below, &handle, Session::read_only()).unwrap();
+    let second = Socket::open(&below, &handle, Session::read_only(Arc::default())).unwrap();
     assert_ne!(second.path(), daemon.path);
     drop(second);
     daemon.socket = None;
     assert_eq!(fs::read_dir(&below).unwrap().count(), 0);
 
     let refused = |path: &Path| {
-        let opened = Socket::open(path, &handle, Session::read_only());
+        let opened = Socket::open(path, &handle, Session::read_only(Arc::default()));
         opened.map(drop).unwrap_err().kind()
     };
     fs::set_permissions(&below, fs::Permissions::from_mode(0o750)).unwrap();
@@ -309,7 +309,7 @@ fn a_dead_daemons_socket_is_cleaned_away_and_a_living_ones_is_not() {
         tool("touch", &["-d", "1 hour ago", path.to_str().unwrap()]);
     }
     let handle = daemon.runtime.handle();
-    let _second = Socket::open(below, handle, Session::read_only()).unwrap();
+    let _second = Socket::open(below, handle, Session::read_only(Arc::default())).unwrap();
     assert!(!dead.exists());
     assert!(daemon.path.exists());
     let (_, answered) = daemon.commit(&CommitOptions::default());

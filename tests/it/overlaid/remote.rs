@@ -13,7 +13,7 @@ use crate::serving::Server;
 use crate::world::{Mount, World, finish, run};
 
 /// Runs the program as a client of `server`.
-pub(super) fn client(world: &World, server: &Server, arguments: &[&str]) -> crate::world::Said {
+pub(crate) fn client(world: &World, server: &Server, arguments: &[&str]) -> crate::world::Said {
     let mut command = world.bare();
     server.environment(&mut command);
     finish(command.args(arguments))
