@@ -34,8 +34,6 @@ pub(super) struct Stream {
     /// Number of its latest read.
     pub(super) last: u64,
     pub(super) stride: Option<Stride>,
-    /// Blocks read, over all runs.
-    pub(super) touched: u32,
     /// Of those that were to be fetched, blocks read.
     pub(super) used: u32,
     /// Blocks fetched on trust.
@@ -56,7 +54,6 @@ impl Stream {
             born: read,
             last: read,
             stride,
-            touched: 1,
             used: 0,
             drawn: 0,
             unread: VecDeque::new(),
@@ -86,7 +83,6 @@ impl Stream {
     pub(super) fn grow_to(&mut self, index: u32, read: u64) {
         self.end = index + 1;
         self.up = true;
-        self.touched += 1;
         self.last = read;
     }
 
@@ -94,7 +90,6 @@ impl Stream {
     pub(super) fn grow_down_to(&mut self, index: u32, read: u64) {
         self.start = index;
         self.up = false;
-        self.touched += 1;
         self.last = read;
     }
 
@@ -114,7 +109,6 @@ impl Stream {
             ..stride
         });
         Self {
-            touched: std::mem::replace(&mut self.touched, len) + 1,
             used: std::mem::take(&mut self.used),
             drawn: std::mem::take(&mut self.drawn),
             unread: std::mem::take(&mut self.unread),
@@ -142,7 +136,6 @@ impl Stream {
         self.born = self.born.min(other.born);
         self.last = self.last.max(other.last);
         self.stride = None;
-        self.touched += other.touched;
         self.used += other.used;
         self.drawn += other.drawn;
         self.unread.extend(other.unread);

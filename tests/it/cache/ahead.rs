@@ -60,6 +60,9 @@ async fn landings(store: &FlakyStore, outcomes: &Receiver<Outcome>, count: usize
             Outcome::Fetched { index, .. } => landed.push(index.get()),
             other => panic!("{other:?}"),
         }
+        // The outcome is told before the next begins.
+        let left = 9 - landed.len();
+        until("the next get", || store.waiting() == left.min(5)).await;
     }
     landed
 }

@@ -19,6 +19,7 @@ fn image(world: &World) -> PathBuf {
     path
 }
 
+/// Of present blocks. The table of partitions, which is none, is looked for before anything is listed: one fetch.
 const PRESENT: u64 = 400;
 
 struct Case {
@@ -74,7 +75,7 @@ fn a_sequential_read_fetches_each_present_block_once_and_ahead() {
     let Some(world) = World::new() else { return };
     let case = Case::new(&world, "latency=20ms", &[]);
     case.read_through();
-    assert_eq!(case.count("fetches"), PRESENT);
+    assert_eq!(case.count("fetches"), PRESENT + 1);
     let ahead = case.count("read_ahead");
     assert!(ahead > PRESENT * 9 / 10, "{ahead}");
     assert_eq!(case.count("read_ahead_used"), ahead);
@@ -88,7 +89,7 @@ fn without_read_ahead_nothing_is_fetched_before_it_is_read() {
     case.read_through();
     assert_eq!(
         (case.count("fetches"), case.count("read_ahead")),
-        (PRESENT, 0)
+        (PRESENT + 1, 0)
     );
 }
 
@@ -147,7 +148,7 @@ fn sixteen_streams_at_one_time_fetch_nothing_twice() {
             });
         }
     });
-    assert_eq!(case.count("fetches"), PRESENT);
+    assert_eq!(case.count("fetches"), PRESENT + 1);
     assert_eq!(case.count("errors"), 0);
 }
 
@@ -185,8 +186,6 @@ fn the_kernel_reads_whole_blocks_ahead_where_that_is_permitted() {
         .unwrap();
     let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
     assert_eq!(fs::read_to_string(setting).unwrap().trim(), "1024");
-    let log = case.mount.log();
-    assert!(log.contains("reads 1024 KiB ahead"), "{log}");
     // And so a request is one block.
     case.read_through();
     assert!(case.count("reads") <= 2048 + 64, "{}", case.count("reads"));

@@ -42,7 +42,7 @@ fn downwards() {
 fn downwards_in_pieces() {
     for piece in [2, 3, 8] {
         let pieces = (0..20).rev().flat_map(|at| at * piece..(at + 1) * piece);
-        foreseen(&pieces.map(|at| at + 1000).collect::<Vec<_>>(), 20);
+        foreseen(&pieces.map(|at| at + 1000).collect::<Vec<_>>(), 30);
     }
 }
 

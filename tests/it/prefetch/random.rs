@@ -41,3 +41,16 @@ fn a_walk_of_metadata_fetches_what_it_reads() {
         world.fetched
     );
 }
+
+/// Each of them looks like a stream at first; the allowance for such is soon used up.
+#[test]
+fn runs_that_end_as_soon_as_they_are_believed_fetch_little_more() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut world = World::dense(100, FAR);
+    world.read_all((0..300).flat_map(|_| {
+        let start = random.u32(0..200_000);
+        start..start + 3
+    }));
+    let (fetched, touched) = (world.fetched.len(), world.touched.len());
+    assert!(fetched * 10 <= touched * 11, "{fetched} of {touched}");
+}
