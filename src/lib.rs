@@ -49,6 +49,7 @@ pub mod image;
 pub mod overlay;
 pub mod partition;
 pub mod read_at;
+pub mod record;
 pub mod server;
 pub mod session;
 pub mod snapshot;
