@@ -20,6 +20,8 @@ use crate::source::BlockSource;
 use crate::stats::Stats;
 use crate::store::Listing;
 
+pub mod disk;
+
 /// Blocks in memory, for any number of sources.
 pub struct BlockCache {
     capacity: usize,

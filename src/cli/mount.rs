@@ -9,7 +9,8 @@ use clap::Args;
 use log::{info, warn};
 use tokio::runtime::Runtime;
 
-use super::stack::{Opened, Snapshots};
+use super::disk_cache::DiskOptions;
+use super::stack::Snapshots;
 use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
@@ -20,6 +21,7 @@ use crate::fuse::mountpoint::{self, canonical, detach_own};
 use crate::fuse::{self, Exports};
 use crate::session::Session;
 use crate::snapshot::{SnapshotId, VolumeSize};
+use crate::store::Store;
 
 mod about;
 mod edits;
@@ -44,6 +46,9 @@ pub(super) struct Mount {
     /// Memory for blocks
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
     cache_size: usize,
+
+    #[command(flatten)]
+    disk: DiskOptions,
 
     /// Let the snapshot be written to: what is written goes to this directory, made if missing
     #[arg(long, value_name = "DIR")]
@@ -151,7 +156,7 @@ impl Mount {
         common: &Common,
         ids: &[SnapshotId],
         mountpoint: &Path,
-        opened: &Opened,
+        store: &Arc<dyn Store>,
         runtime: &Runtime,
     ) -> Result<Option<Edits>> {
         let Some(directory) = &self.overlay else {
@@ -164,7 +169,7 @@ impl Mount {
             mountpoint,
         };
         wanted.settle(common, runtime)?;
-        wanted.open(opened, runtime).map(Some)
+        wanted.open(store, runtime).map(Some)
     }
 
     fn serve(&self, common: &Common) -> Outcome {
@@ -177,9 +182,11 @@ impl Mount {
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let snapshots = Snapshots::new(store, &cache);
+        let disk = self.disk.open(&opened, &runtime)?;
+        let snapshots = Snapshots::new(store, &cache).on_disk(disk.clone());
+        let described = snapshots.described();
         let (opener, named, commits) =
-            match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
+            match self.edits(common, &ids, &mountpoint, &described, &runtime)? {
                 Some(edits) => {
                     let Edits {
                         overlay,
@@ -198,7 +205,7 @@ impl Mount {
                 }
             };
         let catalog = Arc::new(Catalog::open(
-            Arc::clone(store),
+            described,
             runtime.handle().clone(),
             opener,
             named,
@@ -224,7 +231,7 @@ impl Mount {
             socket: socket.as_ref().map(Socket::path),
             overlay: self.overlay.as_deref(),
         };
-        let control = control(&catalog, &cache, &opened, about);
+        let control = control(&catalog, &cache, disk, &opened, about);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::Common;
 use crate::block::BlockIndex;
+use crate::cache::disk::{DiskCache, DiskSource, KeptInfos};
 use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::{self, Opener};
 use crate::commit::Below;
@@ -179,6 +180,7 @@ pub(super) struct Snapshots {
     store: Arc<dyn Store>,
     cache: Arc<BlockCache>,
     windows: Arc<IndexCache>,
+    disk: Option<Arc<DiskCache>>,
 }
 
 impl Snapshots {
@@ -187,18 +189,47 @@ impl Snapshots {
             store: Arc::clone(store),
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+            disk: None,
         }
     }
 
-    fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
+    /// The same, with a disk cache before the store.
+    pub(super) fn on_disk(self, disk: Option<Arc<DiskCache>>) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// The store, which then describes its snapshots even while it is away, as far as the disk cache knows them.
+    pub(super) fn described(&self) -> Arc<dyn Store> {
+        let store = Arc::clone(&self.store);
+        match &self.disk {
+            Some(disk) => {
+                let (disk, windows) = (Arc::clone(disk), Arc::clone(&self.windows));
+                Arc::new(KeptInfos::new(store, disk, windows))
+            }
+            None => store,
+        }
+    }
+
+    fn source(&self, info: &SnapshotInfo, stats: &Arc<Stats>) -> Arc<dyn BlockSource> {
         let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
-        Arc::new(SnapshotSource::new(store, info, windows))
+        let source = Arc::new(SnapshotSource::new(store, info, Arc::clone(&windows)));
+        match &self.disk {
+            Some(disk) => {
+                let (disk, identity) = (Arc::clone(disk), self.store.identity());
+                let stats = Arc::clone(stats);
+                Arc::new(DiskSource::new(
+                    source, disk, identity, info, windows, stats,
+                ))
+            }
+            None => source,
+        }
     }
 
     fn cached(&self, info: &SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) {
         let stats = Arc::new(Stats::default());
         let cache = Arc::clone(&self.cache);
-        let cached = CachedSource::new(self.source(info), cache, Arc::clone(&stats));
+        let source = self.source(info, &stats);
+        let cached = CachedSource::new(source, cache, Arc::clone(&stats));
         (Arc::new(cached), stats)
     }
 
@@ -228,6 +259,7 @@ impl Snapshots {
         let image = Arc::new(OverlaidImage::new(Arc::clone(overlay), below, handle));
         let below = Base {
             snapshots: self.clone(),
+            stats: Arc::clone(&stats),
             source: RwLock::new(source),
             image: Some(Arc::clone(&image)),
         };
@@ -247,9 +279,10 @@ impl Snapshots {
 
     /// What lies below an overlay that is not mounted.
     pub(super) fn below(self, base: &SnapshotInfo) -> Base {
-        let source = self.cached(base).0;
+        let (source, stats) = self.cached(base);
         Base {
             snapshots: self,
+            stats,
             source: RwLock::new(source),
             image: None,
         }
@@ -264,6 +297,8 @@ impl Snapshots {
 /// The snapshot below an overlay, which a commit exchanges.
 pub(super) struct Base {
     snapshots: Snapshots,
+    /// Where all snapshots that are the base one after the other count.
+    stats: Arc<Stats>,
     /// Held to look it up and to exchange it.
     source: RwLock<Arc<CachedSource>>,
     /// What is mounted of it.
@@ -277,7 +312,7 @@ impl Below for Base {
     }
 
     fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
-        let next = self.snapshots.source(to);
+        let next = self.snapshots.source(to, &self.stats);
         let mut source = self.source.write().unwrap_or_else(PoisonError::into_inner);
         *source = Arc::new(source.succeeding(next, differs));
         if let Some(image) = &self.image {

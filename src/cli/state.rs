@@ -1,4 +1,4 @@
-//! The user's state directory: how far interrupted work had come, and the logs of mounts.
+//! The user's state directory: how far interrupted work had come, and the logs of mounts; and where the cache directory is.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,29 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `$XDG_STATE_HOME/ebsfs`, or `~/.local/state/ebsfs`.
 pub(super) fn dir() -> Result<PathBuf> {
+    of_user("XDG_STATE_HOME", ".local/state")
+}
+
+/// `$XDG_CACHE_HOME/ebsfs`, or `~/.cache/ebsfs`.
+pub(super) fn cache_dir() -> Result<PathBuf> {
+    of_user("XDG_CACHE_HOME", ".cache")
+}
+
+/// Our part of the directory that `variable` names; by default it is `below` in the user's home.
+fn of_user(variable: &str, below: &str) -> Result<PathBuf> {
     let absolute = |path: &PathBuf| path.is_absolute();
-    let state = std::env::var_os("XDG_STATE_HOME")
+    let named = std::env::var_os(variable)
         .map(PathBuf::from)
         .filter(absolute);
-    let state = state.or_else(|| {
+    let dir = named.or_else(|| {
         std::env::home_dir()
             .filter(absolute)
-            .map(|home| home.join(".local/state"))
+            .map(|home| home.join(below))
     });
-    state.map(|state| state.join("ebsfs")).ok_or_else(|| {
+    dir.map(|dir| dir.join("ebsfs")).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
-            "no state directory: set HOME or XDG_STATE_HOME",
+            format!("no such directory of yours: set HOME or {variable}"),
         )
     })
 }

@@ -71,6 +71,7 @@ impl Server {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
             .env("XDG_STATE_HOME", scratch.path("state"))
+            .env("XDG_CACHE_HOME", scratch.path("cache"))
             .env_remove("EBSFS_STORE");
         command
     }

@@ -76,7 +76,8 @@ impl Scratch {
         command
             .arg("--store")
             .arg(store)
-            .env("XDG_STATE_HOME", self.path("state"));
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 }

@@ -68,7 +68,8 @@ impl Sandbox {
         let mut command = self.wrapped(&program, arguments);
         command
             .env("HOME", self.path("nobody"))
-            .env_remove("XDG_STATE_HOME");
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("XDG_CACHE_HOME");
         command
     }
 
@@ -80,6 +81,7 @@ impl Sandbox {
             .current_dir(self.dir.path())
             .env("HOME", self.path("home"))
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("EBSFS_STORE", "store")
             .env_remove("RUST_LOG");
         without_aws(&mut command);

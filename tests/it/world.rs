@@ -213,6 +213,7 @@ impl World {
             .current_dir(&self.dir)
             .env("HOME", &self.dir)
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env_remove("RUST_LOG")
             .env_remove("EBSFS_STORE")

@@ -1,0 +1,236 @@
+//! The disk tier of the cache: blocks of a remote store's snapshots in local files, which survive the process.
+//!
+//! ```text
+//! lock              held by the one process that takes something away    (disk/lock.rs)
+//! KEY/              a snapshot; KEY is a hash of the store's identity and its id
+//!   lock            shared by those who use it
+//!   info            record: the store's identity, what the store told of the snapshot    (disk/files.rs)
+//!   presence        which blocks it has, as far as it was listed                         (disk/presence.rs)
+//!   digests         what each block that is kept hashes to, when it was last used        (disk/digests.rs)
+//!   data.0 ...      the blocks, each at its place; 1 TiB each                            (disk/data.rs)
+//! ```
+//! Nothing is ever synced, and nothing is believed: every load is hashed, every table has its checksums, and all of them are
+//! bound to the store, the snapshot and the index. Whatever a crash, a power failure or a hand on the files leaves there is
+//! either right or a miss. A failing, hanging or full disk costs a counter and a bounded delay, never an error.
+//!
+//! Any number of processes share the directory. Its size stays within the limit, and leaves the file system some room: what was
+//! not used for longest goes first, of the snapshots that nobody else has mounted (`disk/room.rs`, `disk/eviction.rs`). All is
+//! private to its owner. [`DiskSource`] stands between the memory and the store; [`KeptInfos`] answers for a store that does not.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use log::warn;
+use tokio::sync::Semaphore;
+
+use self::eviction::Eviction;
+use self::files::{Files, Identity};
+use self::health::Health;
+use self::lock::Gate;
+use self::room::Room;
+use crate::block::{Block, BlockIndex, Digest};
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::SnapshotId;
+use crate::stats::Stats;
+use crate::store::{Clock, system_clock};
+
+mod data;
+mod digests;
+mod eviction;
+mod files;
+mod header;
+mod health;
+mod infos;
+mod lock;
+mod presence;
+mod private;
+mod room;
+mod source;
+
+pub use self::infos::KeptInfos;
+pub use self::source::DiskSource;
+
+/// How much is kept, and for how long the disk is waited for.
+pub struct Config {
+    /// Bytes of all files together.
+    pub limit: u64,
+    /// Loads at one time: they hash, so some more than there are processors.
+    pub loads: usize,
+    /// Blocks that wait to be written or are: enough that a page cache which takes its time stops nobody, and 8 MiB.
+    pub writes: usize,
+    /// How long a reader waits for the disk before the store is asked instead.
+    pub patience: Duration,
+    /// How long a fetched block waits for its turn to be written before it is not kept.
+    pub wait: Duration,
+    /// How long a store may take to describe a snapshot before what is kept of it is used.
+    pub outage: Duration,
+    /// By which blocks grow old.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// The root disks of a few machines, and little beside what a machine has that works on disk images.
+    pub const DEFAULT_LIMIT: u64 = 10 << 30;
+    /// Below this hardly anything stays.
+    pub const LEAST_LIMIT: u64 = 16 << 20;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            limit: Self::DEFAULT_LIMIT,
+            loads: (2 * processors).clamp(4, 16),
+            writes: 16,
+            patience: Duration::from_secs(2),
+            wait: Duration::from_millis(10),
+            outage: Duration::from_secs(1),
+            clock: system_clock(),
+        }
+    }
+}
+
+/// Blocks in a directory, for any number of snapshots and processes.
+pub struct DiskCache {
+    top: PathBuf,
+    config: Config,
+    room: Room,
+    health: Health,
+    loads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    /// Guards map operations only.
+    open: Mutex<Open>,
+    /// Held by the thread that makes room.
+    making_room: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Open {
+    files: HashMap<Digest, Weak<Files>>,
+    /// Snapshots of which nothing that is kept may be used.
+    forgotten: HashSet<Digest>,
+}
+
+impl DiskCache {
+    /// The cache in the directory `top`, made if it is missing. `Denied` if others may write there, too.
+    pub fn open(top: &Path, config: Config) -> Result<Self> {
+        private::directory(top)?;
+        let room = Room::new(top, config.limit);
+        // Whoever asks how full it is need not wait for the first block.
+        room.measure()?;
+        Ok(Self {
+            top: top.to_owned(),
+            room,
+            health: Health::default(),
+            loads: Arc::new(Semaphore::new(config.loads)),
+            writes: Arc::new(Semaphore::new(config.writes)),
+            open: Mutex::default(),
+            making_room: Mutex::default(),
+            config,
+        })
+    }
+
+    /// Bytes that all files take, nearly.
+    pub fn bytes(&self) -> u64 {
+        self.room.used()
+    }
+
+    /// Bytes that they take at most.
+    pub fn capacity(&self) -> u64 {
+        self.room.limit()
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time, as entries have it.
+    fn now(&self) -> u32 {
+        let seconds = (self.config.clock)().as_second();
+        u32::try_from(seconds).unwrap_or_default()
+    }
+
+    /// The files of a snapshot.
+    fn files(&self, identity: &Identity, stats: &Stats) -> Result<Arc<Files>> {
+        let key = identity.key();
+        if let Some(files) = self.files_open(&key) {
+            return Ok(files);
+        }
+        let (files, mended) = Files::open(&self.top, identity)?;
+        if mended {
+            stats.disk_corrupt.add(1);
+        }
+        let files = Arc::new(files);
+        self.opened().files.insert(key, Arc::downgrade(&files));
+        Ok(files)
+    }
+
+    fn files_open(&self, key: &Digest) -> Option<Arc<Files>> {
+        self.opened().files.get(key).and_then(Weak::upgrade)
+    }
+
+    fn is_forgotten(&self, key: &Digest) -> bool {
+        self.opened().forgotten.contains(key)
+    }
+
+    /// What is kept of a snapshot is not used any more, by this process and by those that open it later.
+    fn forget(&self, store: &str, id: &SnapshotId) -> Result<()> {
+        let key = files::key(store, id.as_str());
+        self.opened().forgotten.insert(key);
+        files::forget_identity(&self.dir(&key))
+    }
+
+    fn dir(&self, key: &Digest) -> PathBuf {
+        self.top.join(key.to_string())
+    }
+
+    /// Keeps a block, if there is room for it or can be made.
+    fn keep(&self, files: &Files, index: BlockIndex, block: &Block) -> Result<bool> {
+        if !self.room.take() {
+            self.make_room()?;
+            if !self.room.take() {
+                return Ok(false);
+            }
+        }
+        match files.keep(index, block, self.now()) {
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.room.is_full();
+                Ok(false)
+            }
+            kept => kept.map(|()| true),
+        }
+    }
+
+    /// Looks how much room there is, and takes what is oldest away if it is too little. One thread of a process does it
+    /// at one time, and one process of all.
+    fn make_room(&self) -> Result<()> {
+        let Ok(_turn) = self.making_room.try_lock() else {
+            return Ok(());
+        };
+        if !self.room.may_look() {
+            return Ok(());
+        }
+        let mut measured = self.room.measure()?;
+        if let Some(blocks) = measured.excess() {
+            if let Some(gate) = Gate::try_enter(&self.top)? {
+                let eviction = Eviction {
+                    top: &self.top,
+                    gate: &gate,
+                    open: &|key| self.files_open(key),
+                };
+                eviction.run(blocks)?;
+            }
+            measured = self.room.measure()?;
+        }
+        self.room.grant(measured);
+        Ok(())
+    }
+
+    /// The disk failed, and nobody is told but the log.
+    fn failed(&self, what: &crate::error::Error) {
+        warn!("{what:#}");
+        self.health.failed(what);
+    }
+}
