@@ -31,7 +31,7 @@ use self::health::Health;
 use self::lock::Gate;
 use self::room::Room;
 use crate::block::{Block, BlockIndex, Digest};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::SnapshotId;
 use crate::stats::Stats;
 use crate::store::{Clock, system_clock};
@@ -73,8 +73,8 @@ pub struct Config {
 impl Config {
     /// The root disks of a few machines, and little beside what a machine has that works on disk images.
     pub const DEFAULT_LIMIT: u64 = 10 << 30;
-    /// Below this hardly anything stays.
-    pub const LEAST_LIMIT: u64 = 16 << 20;
+    /// Below this room is looked for at every block.
+    pub const LEAST_LIMIT: u64 = 64 << 20;
 }
 
 impl Default for Config {
@@ -142,6 +142,12 @@ impl DiskCache {
         self.room.limit()
     }
 
+    /// Waits until all that readers have by now is kept, or is not.
+    pub async fn settle(&self) {
+        let all = u32::try_from(self.config.writes).unwrap_or(u32::MAX);
+        drop(self.writes.acquire_many(all).await);
+    }
+
     fn opened(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,48 +194,62 @@ impl DiskCache {
 
     /// Keeps a block, if there is room for it or can be made.
     fn keep(&self, files: &Files, index: BlockIndex, block: &Block) -> Result<bool> {
-        if !self.room.take() {
-            self.make_room()?;
-            if !self.room.take() {
-                return Ok(false);
-            }
+        if !self.room.take() && !self.make_room()? {
+            return Ok(false);
         }
         match files.keep(index, block, self.now()) {
             Err(e) if e.kind() == ErrorKind::NoSpace => {
-                self.room.is_full();
+                self.room.pause();
                 Ok(false)
             }
             kept => kept.map(|()| true),
         }
     }
 
-    /// Looks how much room there is, and takes what is oldest away if it is too little. One thread of a process does it
-    /// at one time, and one process of all.
-    fn make_room(&self) -> Result<()> {
-        let Ok(_turn) = self.making_room.try_lock() else {
-            return Ok(());
-        };
+    /// Takes room for a block after looking how much there is, and what is oldest away if that is too little. One thread of a
+    /// process does it at one time, while the others wait, and one process of all.
+    fn make_room(&self) -> Result<bool> {
+        let turn = self.making_room.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have made it meanwhile, or found that there is none.
+        if self.room.take() {
+            return Ok(true);
+        }
         if !self.room.may_look() {
-            return Ok(());
+            return Ok(false);
         }
         let mut measured = self.room.measure()?;
-        if let Some(blocks) = measured.excess() {
-            if let Some(gate) = Gate::try_enter(&self.top)? {
-                let eviction = Eviction {
-                    top: &self.top,
-                    gate: &gate,
-                    open: &|key| self.files_open(key),
-                };
-                eviction.run(blocks)?;
-            }
+        if let Some(wanted) = measured.excess() {
+            let taken = self.evict(wanted)?;
             measured = self.room.measure()?;
+            // To take a few at a time would cost as much as to take many.
+            let hardly_any = taken.is_some_and(|taken| taken < wanted.div_ceil(2));
+            if hardly_any {
+                self.room.pause();
+            }
+            if hardly_any || measured.excess().is_some() {
+                return Ok(false);
+            }
         }
         self.room.grant(measured);
-        Ok(())
+        Ok(self.room.take())
+    }
+
+    /// Takes up to `wanted` blocks away; tells how many, or nothing if another process is about it.
+    fn evict(&self, wanted: u64) -> Result<Option<u64>> {
+        let Some(gate) = Gate::try_enter(&self.top)? else {
+            return Ok(None);
+        };
+        let eviction = Eviction {
+            top: &self.top,
+            gate: &gate,
+            open: &|key| self.files_open(key),
+        };
+        eviction.run(wanted).map(Some)
     }
 
     /// The disk failed, and nobody is told but the log.
-    fn failed(&self, what: &crate::error::Error) {
+    fn failed(&self, what: &Error) {
         warn!("{what:#}");
         self.health.failed(what);
     }

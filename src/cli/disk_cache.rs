@@ -34,7 +34,7 @@ fn parse_disk_size(text: &str) -> Result<u64, String> {
     match bytes {
         0 => Ok(0),
         Config::LEAST_LIMIT.. => Ok(bytes),
-        _ => Err("at least 16MiB, or none; a number without unit is in bytes".into()),
+        _ => Err("at least 64MiB, or none; a number without unit is in bytes".into()),
     }
 }
 
@@ -96,6 +96,17 @@ impl DiskOptions {
     }
 }
 
+/// How long the program waits in the end for what is being written.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// Lets what was read last be kept, too.
+pub(super) fn settle(disk: &DiskCache, runtime: &Runtime) {
+    let settled = runtime.block_on(async { timeout(LAST_WAIT, disk.settle()).await });
+    if settled.is_err() {
+        warn!("what was read last is not kept: the disk is too slow");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +115,7 @@ mod tests {
     fn nothing_is_a_size_and_next_to_nothing_is_not() {
         assert_eq!(parse_disk_size("none"), Ok(0));
         assert_eq!(parse_disk_size("0"), Ok(0));
-        assert_eq!(parse_disk_size("16MiB"), Ok(16 << 20));
+        assert_eq!(parse_disk_size("64MiB"), Ok(64 << 20));
         assert_eq!(parse_disk_size("2T"), Ok(2 << 40));
         assert!(parse_disk_size("10").is_err());
         assert!(parse_disk_size("some").is_err());

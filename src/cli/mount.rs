@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::disk_cache::DiskOptions;
 use super::stack::Snapshots;
-use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
+use super::{Common, Outcome, daemon, disk_cache, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
 use crate::commit::{self, Commits};
@@ -231,7 +231,7 @@ impl Mount {
             socket: socket.as_ref().map(Socket::path),
             overlay: self.overlay.as_deref(),
         };
-        let control = control(&catalog, &cache, disk, &opened, about);
+        let control = control(&catalog, &cache, disk.clone(), &opened, about);
 
         let (tell, events) = mpsc::channel();
         watch_signals(&runtime, &tell)?;
@@ -253,6 +253,9 @@ impl Mount {
             // Without this process the mount would be a dead one.
             drop(detach_own(&mount, true));
             return Err(e.into());
+        }
+        if let Some(disk) = &disk {
+            disk_cache::settle(disk, &runtime);
         }
         info!(
             "unmounted from {}: {}",

@@ -22,6 +22,7 @@ type Ages = BTreeMap<u32, u64>;
 struct Cut {
     before: u32,
     more: u64,
+    taken: u64,
 }
 
 impl Cut {
@@ -30,21 +31,33 @@ impl Cut {
         let mut more = wanted;
         for (used, count) in ages {
             if *count >= more {
-                let before = *used;
-                return Self { before, more };
+                return Self::new(*used, more);
             }
             more -= count;
         }
-        let before = u32::MAX;
-        Self { before, more }
+        Self::new(u32::MAX, more)
     }
 
-    fn takes(&mut self, used: u32) -> bool {
-        if used == self.before && self.more > 0 {
-            self.more -= 1;
-            return true;
+    fn new(before: u32, more: u64) -> Self {
+        let taken = 0;
+        Self {
+            before,
+            more,
+            taken,
         }
-        used < self.before
+    }
+
+    /// Whether a block that was last used at `used` goes.
+    fn takes(&mut self, used: u32) -> bool {
+        let goes = if used == self.before {
+            let left = self.more.checked_sub(1);
+            self.more = left.unwrap_or(0);
+            left.is_some()
+        } else {
+            used < self.before
+        };
+        self.taken += u64::from(goes);
+        goes
     }
 }
 
@@ -57,8 +70,8 @@ pub(super) struct Eviction<'a> {
 }
 
 impl Eviction<'_> {
-    /// Takes the oldest `wanted` blocks away, or as many as nobody else uses.
-    pub(super) fn run(&self, wanted: u64) -> Result<()> {
+    /// Takes the oldest `wanted` blocks away, or as many as nobody else uses; tells how many.
+    pub(super) fn run(&self, wanted: u64) -> Result<u64> {
         let mut ages = Ages::new();
         let mut oldest = Vec::new();
         for name in private::names(self.top)? {
@@ -80,7 +93,7 @@ impl Eviction<'_> {
         for (key, _) in &oldest {
             self.alone(key, |alone, is_open| take(alone, is_open, &mut cut));
         }
-        Ok(())
+        Ok(cut.taken)
     }
 
     /// Does `work` on a snapshot's files, if nobody else uses them; also told is whether this process does. One that cannot be
@@ -138,11 +151,15 @@ mod tests {
 
     #[test]
     fn the_oldest_go_and_of_the_last_age_as_many_as_are_wanted() {
-        let ages = Ages::from([(10, 3), (20, 5), (30, 1)]);
+        let all = [10, 10, 10, 20, 20, 20, 20, 20, 30];
+        let mut ages = Ages::new();
+        for used in all {
+            *ages.entry(used).or_default() += 1;
+        }
         let taken = |wanted| {
             let mut cut = Cut::of(&ages, wanted);
-            let all = ages.iter().flat_map(|(used, n)| vec![*used; *n as usize]);
-            all.filter(|used| cut.takes(*used)).collect::<Vec<_>>()
+            let goes = all.into_iter().filter(|used| cut.takes(*used));
+            goes.collect::<Vec<_>>()
         };
         assert_eq!(taken(2), [10; 2]);
         assert_eq!(taken(3), [10; 3]);

@@ -365,10 +365,8 @@ fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
 
 fn empty(dir: &Path) -> Result<()> {
     let names = private::names(dir)?;
-    let others = names.iter().filter(|name| *name != lock::NAME);
-    others
-        .map(|name| private::remove(&dir.join(name)))
-        .collect()
+    let mut others = names.iter().filter(|name| *name != lock::NAME);
+    others.try_for_each(|name| private::remove(&dir.join(name)))
 }
 
 /// The lock goes last: who waits for it finds that it is gone, and begins anew.

@@ -24,7 +24,7 @@ const EVICTED: u64 = 8;
 const LARGEST_GRANT: u64 = 256 << 20;
 /// What a block's entry may take beside it: a page of the table.
 const ENTRY: u64 = 4096;
-/// After nothing could be taken away, so long nothing is added.
+/// After hardly anything could be taken away, so long nothing is added.
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Room {
@@ -131,19 +131,22 @@ impl Room {
         })
     }
 
-    /// Grants what a measurement leaves; nothing, and for a while, if that is too little.
+    /// Grants what a measurement leaves.
     pub(super) fn grant(&self, measured: Measured) {
         let mut grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
-        let enough = measured.grant() >= cost();
-        grant.bytes = if enough { measured.grant() } else { 0 };
-        grant.not_before = (!enough).then(|| Instant::now() + PAUSE);
+        *grant = Grant {
+            bytes: measured.grant(),
+            not_before: None,
+        };
     }
 
-    /// Grants nothing for a while: the disk said that it is full.
-    pub(super) fn is_full(&self) {
+    /// Grants nothing for a while: the disk said that it is full, or hardly anything could be taken away.
+    pub(super) fn pause(&self) {
         let mut grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
-        grant.bytes = 0;
-        grant.not_before = Some(Instant::now() + PAUSE);
+        *grant = Grant {
+            bytes: 0,
+            not_before: Some(Instant::now() + PAUSE),
+        };
     }
 }
 
@@ -185,7 +188,7 @@ mod tests {
             }
         }
         assert!(taken > 60 * MIB && taken <= 64 * MIB, "{taken}");
-        all[0].is_full();
+        all[0].pause();
         assert!(!all[0].may_look() && all[1].may_look());
     }
 }
