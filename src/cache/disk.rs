@@ -60,7 +60,7 @@ pub struct Config {
     pub loads: usize,
     /// Blocks that wait to be written or are: enough that a page cache which takes its time stops nobody, and 8 MiB.
     pub writes: usize,
-    /// How long a reader waits for the disk before the store is asked instead.
+    /// How long a reader waits for a thread, and then for the disk, before the store is asked instead.
     pub patience: Duration,
     /// How long a fetched block waits for its turn to be written before it is not kept.
     pub wait: Duration,
@@ -197,13 +197,7 @@ impl DiskCache {
         if !self.room.take() && !self.make_room()? {
             return Ok(false);
         }
-        match files.keep(index, block, self.now()) {
-            Err(e) if e.kind() == ErrorKind::NoSpace => {
-                self.room.pause();
-                Ok(false)
-            }
-            kept => kept.map(|()| true),
-        }
+        files.keep(index, block, self.now()).map(|()| true)
     }
 
     /// Takes room for a block after looking how much there is, and what is oldest away if that is too little. One thread of a
@@ -248,9 +242,20 @@ impl DiskCache {
         eviction.run(wanted).map(Some)
     }
 
-    /// The disk failed, and nobody is told but the log.
-    fn failed(&self, what: &Error) {
-        warn!("{what:#}");
-        self.health.failed(what);
+    /// The disk failed, and nobody is told but the log. A full one can be read all the same.
+    fn failed(&self, why: &Error) {
+        if why.kind() == ErrorKind::NoSpace {
+            self.room.pause();
+            return;
+        }
+        warn!("{why:#}");
+        self.health.failed(why);
+    }
+
+    /// The disk did not answer in time.
+    fn hung(&self) {
+        let seconds = self.config.patience.as_secs_f32();
+        let what = format!("the disk did not answer for {seconds} s");
+        self.health.hung(&Error::new(ErrorKind::Unavailable, what));
     }
 }

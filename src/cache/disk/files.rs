@@ -146,7 +146,7 @@ impl Files {
                 drop(gate);
                 mended
             }
-            None if identity_in(dir).is_some_and(|kept| kept.is_same(identity)) => false,
+            None if check(dir, identity, identity_in(dir).as_ref()).is_ok() => false,
             None => return Ok(None),
         };
         let presence = Presence::open(dir, &identity.key(), identity.info.volume_size)?;

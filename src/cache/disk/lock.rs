@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::private::{self, Mode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The name of a lock's file, which is never removed before all others.
 pub(super) const NAME: &str = "lock";
@@ -41,8 +41,11 @@ impl Lock {
     /// Takes a share at once; none if somebody is alone there, or has just removed the directory.
     pub(super) fn try_share(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NAME);
-        let Some(file) = private::open(&path, Mode::Create)? else {
-            return Ok(None);
+        let file = match private::open(&path, Mode::Create) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
         };
         if !try_lock(&file, FlockOperation::NonBlockingLockShared, &path)? {
             return Ok(None);

@@ -86,36 +86,36 @@ impl DiskSource {
         if !cache.health.is_good() || cache.is_forgotten(&self.key) {
             return None;
         }
-        let begun = async {
-            let files = self.files().await?;
-            let place = Arc::clone(&self.cache.loads).acquire_owned().await.ok();
-            let cache = Arc::clone(cache);
-            let work = move || {
-                let _place = place;
-                work(&cache, &files)
-            };
-            Some(blocking("the disk cache", work).await)
+        let patience = cache.config.patience;
+        let Ok(files) = timeout(patience, self.files()).await else {
+            cache.hung();
+            return None;
         };
-        match timeout(cache.config.patience, begun).await {
-            Ok(None) => None,
-            Ok(Some(Ok(done))) => {
+        let files = files?;
+        // To find all of them busy says nothing against the disk.
+        let place = Arc::clone(&cache.loads).acquire_owned();
+        let place = timeout(patience, place).await.ok()?.ok();
+        let disk = Arc::clone(cache);
+        let work = move || {
+            let _place = place;
+            work(&disk, &files)
+        };
+        match timeout(patience, blocking("the disk cache", work)).await {
+            Ok(Ok(done)) => {
                 cache.health.worked();
                 Some(done)
             }
-            Ok(Some(Err(e))) if e.kind() == ErrorKind::Corrupt => {
+            Ok(Err(e)) if e.kind() == ErrorKind::Corrupt => {
                 self.stats.disk_corrupt.add(1);
                 warn!("not as it was written, and asked for again: {e:#}");
                 None
             }
-            Ok(Some(Err(e))) => {
+            Ok(Err(e)) => {
                 cache.failed(&e);
                 None
             }
             Err(_) => {
-                let seconds = cache.config.patience.as_secs_f32();
-                let what = format!("the disk did not answer for {seconds} s");
-                let hung = Error::new(ErrorKind::Unavailable, what);
-                cache.health.hung(&hung);
+                cache.hung();
                 None
             }
         }

@@ -28,8 +28,16 @@ fn cut(path: &Path, len: u64) {
 
 /// Fills a cache, lets `tamper` do its worst to its directory, and reads again: everything is right and at least `corrupt` things
 /// were found to be wrong. A third reader finds all of it mended.
+///
+/// A process that another test is just starting holds all locks of this one until it executes its program; who is not alone does
+/// not mend a torn log. That does not happen every time.
 #[track_caller]
-fn survives(corrupt: u64, tamper: impl FnOnce(&Path)) {
+fn survives(corrupt: u64, tamper: impl Fn(&Path)) {
+    let mended = (0..4).any(|_| is_mended(corrupt, &tamper));
+    assert!(mended, "less than {corrupt} were found");
+}
+
+fn is_mended(corrupt: u64, tamper: impl Fn(&Path)) -> bool {
     let rig = Rig::new();
     let info = rig.snapshot(&BLOCKS);
     rig.fill(&info, &READ);
@@ -40,7 +48,9 @@ fn survives(corrupt: u64, tamper: impl FnOnce(&Path)) {
         reader.reads(&READ);
         reader.settles();
         let counts = reader.counts();
-        assert!(counts[2] >= corrupt, "{counts:?}");
+        if counts[2] < corrupt {
+            return false;
+        }
         assert_eq!(counts[3], 0, "{counts:?}");
     }
     let (gets, listings) = (rig.store.gets(), rig.store.listings());
@@ -48,6 +58,7 @@ fn survives(corrupt: u64, tamper: impl FnOnce(&Path)) {
     healed.reads(&READ);
     assert_eq!(healed.counts(), [4, 0, 0, 0]);
     assert_eq!((rig.store.gets(), rig.store.listings()), (gets, listings));
+    true
 }
 
 /// Where the entry of a block begins.
