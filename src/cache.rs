@@ -27,6 +27,7 @@ use crate::source::BlockSource;
 use crate::stats::Stats;
 use crate::store::Listing;
 
+pub mod disk;
 mod flight;
 mod held;
 mod origin;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 mod commit;
 mod daemon;
 mod delete;
+mod disk_cache;
 mod export;
 mod gc;
 mod import;

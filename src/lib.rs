@@ -52,6 +52,7 @@ pub mod partition;
 pub mod prefetch;
 pub mod profile;
 pub mod read_at;
+pub mod record;
 pub mod server;
 pub mod session;
 pub mod snapshot;

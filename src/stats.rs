@@ -41,7 +41,7 @@ pub struct Stats {
     pub errors: Counter,
     /// Blocks answered from memory.
     pub hits: Counter,
-    /// Blocks fetched from the store, successfully or not.
+    /// Blocks fetched from below the memory, disk or store, successfully or not.
     pub fetches: Counter,
     /// Bytes of the blocks fetched.
     pub fetched_bytes: Counter,
@@ -57,6 +57,14 @@ pub struct Stats {
     pub profile_fetches: Counter,
     /// Of these, blocks that were read afterwards.
     pub profile_hits: Counter,
+    /// Blocks loaded from the disk cache.
+    pub disk_hits: Counter,
+    /// Blocks that the disk cache did not have, so that the store was asked.
+    pub disk_misses: Counter,
+    /// Entries of the disk cache that were not what was written; none of them was used.
+    pub disk_corrupt: Counter,
+    /// Blocks and listings that were not kept on disk, for want of time or room or for a failure.
+    pub disk_skipped: Counter,
 }
 
 /// What happened between this process and a remote store, under the names that the statistics file uses.

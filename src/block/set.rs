@@ -34,6 +34,16 @@ impl BlockSet {
         }
     }
 
+    /// Adds the indexes of `run`, which is not empty and lies after all that were added before, and not beside them.
+    ///
+    /// # Panics
+    /// In debug builds, if it does not.
+    pub fn push_run(&mut self, run: Range<u32>) {
+        let after = self.runs.last().is_none_or(|last| last.end < run.start);
+        debug_assert!(!run.is_empty() && after, "runs are added in order");
+        self.runs.push(run);
+    }
+
     /// How many indexes it holds.
     pub fn len(&self) -> u64 {
         self.runs

@@ -9,8 +9,9 @@ use clap::Args;
 use log::{info, warn};
 use tokio::runtime::Runtime;
 
-use super::stack::{Opened, Snapshots};
-use super::{Common, Outcome, daemon, parse_bytes, sockets, stack, state};
+use super::disk_cache::DiskOptions;
+use super::stack::Snapshots;
+use super::{Common, Outcome, daemon, disk_cache, parse_bytes, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
 use crate::commit::{self, Commits};
@@ -20,6 +21,7 @@ use crate::fuse::mountpoint::{self, canonical, detach_own};
 use crate::fuse::{self, Exports};
 use crate::session::Session;
 use crate::snapshot::{SnapshotId, VolumeSize};
+use crate::store::Store;
 
 mod about;
 mod edits;
@@ -48,6 +50,9 @@ pub(super) struct Mount {
     /// Fetch no block before it is read: fewer requests, and one round trip for each block
     #[arg(long)]
     no_read_ahead: bool,
+
+    #[command(flatten)]
+    disk: DiskOptions,
 
     /// Let the snapshot be written to: what is written goes to this directory, made if missing
     #[arg(long, value_name = "DIR")]
@@ -159,7 +164,7 @@ impl Mount {
         common: &Common,
         ids: &[SnapshotId],
         mountpoint: &Path,
-        opened: &Opened,
+        store: &Arc<dyn Store>,
         runtime: &Runtime,
     ) -> Result<Option<Edits>> {
         let Some(directory) = &self.overlay else {
@@ -172,7 +177,7 @@ impl Mount {
             mountpoint,
         };
         wanted.settle(common, runtime)?;
-        wanted.open(opened, runtime).map(Some)
+        wanted.open(store, runtime).map(Some)
     }
 
     fn serve(&self, common: &Common) -> Outcome {
@@ -185,17 +190,21 @@ impl Mount {
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
+        let disk = self.disk.open(&opened, &runtime)?;
         let profiles = match self.no_profile {
             true => None,
-            false => stack::profiles(&opened, &runtime),
+            false => self.disk.profiles(&opened, &runtime),
         };
-        let mut snapshots = Snapshots::new(store, &cache).remembering(profiles.clone());
+        let mut snapshots = Snapshots::new(store, &cache)
+            .on_disk(disk.clone())
+            .remembering(profiles.clone());
         if !self.no_read_ahead {
             snapshots = snapshots.reading_ahead();
         }
         let warm = snapshots.warm();
+        let described = snapshots.described();
         let (opener, named, commits) =
-            match self.edits(common, &ids, &mountpoint, &opened, &runtime)? {
+            match self.edits(common, &ids, &mountpoint, &described, &runtime)? {
                 Some(edits) => {
                     let Edits {
                         overlay,
@@ -214,7 +223,7 @@ impl Mount {
                 }
             };
         let catalog = Arc::new(Catalog::open(
-            Arc::clone(store),
+            described,
             runtime.handle().clone(),
             opener,
             named,
@@ -240,7 +249,7 @@ impl Mount {
             socket: socket.as_ref().map(Socket::path),
             overlay: self.overlay.as_deref(),
         };
-        let control = control(&catalog, &cache, &opened, about);
+        let control = control(&catalog, &cache, disk.clone(), &opened, about);
 
         if let Some(profiles) = &profiles {
             profiles.keep_saving();
@@ -268,6 +277,9 @@ impl Mount {
         }
         if let Some(profiles) = &profiles {
             profiles.save();
+        }
+        if let Some(disk) = &disk {
+            disk_cache::settle(disk, &runtime);
         }
         info!(
             "unmounted from {}: {}",

@@ -10,6 +10,7 @@ use log::{info, warn};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::disk_cache::DiskOptions;
 use super::mount::parse_cache_size;
 use super::stack::Snapshots;
 use super::{Common, Outcome, print, stack, tell};
@@ -27,6 +28,9 @@ pub(super) struct Serve {
     /// Memory for blocks
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
     cache_size: usize,
+
+    #[command(flatten)]
+    disk: DiskOptions,
 
     /// Let in whoever signs with a key of this AWS credentials file [default: a key pair made for this run]
     #[arg(long, value_name = "FILE", conflicts_with = "no_auth")]
@@ -90,7 +94,9 @@ impl Serve {
         };
         let store = &opened.store;
         let cache = Arc::new(BlockCache::new(self.cache_size));
-        let opener = Snapshots::new(store, &cache).source_opener();
+        let disk = self.disk.open(&opened, &runtime)?;
+        let snapshots = Snapshots::new(store, &cache).on_disk(disk);
+        let opener = snapshots.source_opener();
         let identity = store.identity();
         let limits = Limits::default();
         let faults = self.fault.clone().unwrap_or_default();

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{Common, state};
 use crate::block::BlockIndex;
+use crate::cache::disk::{DiskCache, DiskSource, KeptInfos};
 use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::{self, Begin, Opener};
 use crate::commit::Below;
@@ -175,14 +176,6 @@ pub(super) fn snapshot(store: &Arc<dyn Store>, info: &SnapshotInfo) -> SnapshotS
     )
 }
 
-/// The access profiles of a store's snapshots, unless it is as near as they are, or there is no place for them.
-pub(super) fn profiles(opened: &Opened, runtime: &Runtime) -> Option<Arc<Profiles>> {
-    let directory = state::cache_dir().filter(|_| opened.remote.is_some())?;
-    let (store, runtime) = (opened.store.identity(), runtime.handle().clone());
-    let profiles = Profiles::new(directory.join("profiles"), store, runtime);
-    Some(Arc::new(profiles))
-}
-
 /// Snapshots of one store as blocks, all of them through one cache and with their listings within one bound; each
 /// counts for itself.
 #[derive(Clone)]
@@ -190,6 +183,7 @@ pub(super) struct Snapshots {
     store: Arc<dyn Store>,
     cache: Arc<BlockCache>,
     windows: Arc<IndexCache>,
+    disk: Option<Arc<DiskCache>>,
     /// Whether what is mounted is read ahead.
     ahead: bool,
     profiles: Option<Arc<Profiles>>,
@@ -209,6 +203,7 @@ impl Snapshots {
             store: Arc::clone(store),
             cache: Arc::clone(cache),
             windows: Arc::new(IndexCache::new(INDEX_MEMORY)),
+            disk: None,
             ahead: false,
             profiles: None,
             warm: Arc::default(),
@@ -234,15 +229,43 @@ impl Snapshots {
         Arc::clone(&self.warm)
     }
 
-    fn source(&self, info: &SnapshotInfo) -> Arc<SnapshotSource> {
+    /// The same, with a disk cache before the store.
+    pub(super) fn on_disk(self, disk: Option<Arc<DiskCache>>) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// The store, which then describes its snapshots even while it is away, as far as the disk cache knows them.
+    pub(super) fn described(&self) -> Arc<dyn Store> {
+        let store = Arc::clone(&self.store);
+        match &self.disk {
+            Some(disk) => {
+                let (disk, windows) = (Arc::clone(disk), Arc::clone(&self.windows));
+                Arc::new(KeptInfos::new(store, disk, windows))
+            }
+            None => store,
+        }
+    }
+
+    fn source(&self, info: &SnapshotInfo, stats: &Arc<Stats>) -> Arc<dyn BlockSource> {
         let (store, windows) = (Arc::clone(&self.store), Arc::clone(&self.windows));
-        Arc::new(SnapshotSource::new(store, info, windows))
+        let source = Arc::new(SnapshotSource::new(store, info, Arc::clone(&windows)));
+        match &self.disk {
+            Some(disk) => {
+                let (disk, identity) = (Arc::clone(disk), self.store.identity());
+                let stats = Arc::clone(stats);
+                Arc::new(DiskSource::new(
+                    source, disk, identity, info, windows, stats,
+                ))
+            }
+            None => source,
+        }
     }
 
     fn cached(&self, info: &SnapshotInfo) -> (Arc<CachedSource>, Arc<Stats>) {
         let stats = Arc::new(Stats::default());
         let cache = Arc::clone(&self.cache);
-        let cached = CachedSource::new(self.source(info), cache, Arc::clone(&stats));
+        let source = self.source(info, &stats);
+        let cached = CachedSource::new(source, cache, Arc::clone(&stats));
         (Arc::new(cached), stats)
     }
 
@@ -308,10 +331,10 @@ impl Snapshots {
         let begin = top.begin;
         let below = Base {
             snapshots: self.clone(),
+            stats: Arc::clone(&stats),
             below: RwLock::new((base.id.clone(), cached)),
             mounted: Some(Mounted {
                 shown: base.id.clone(),
-                stats: Arc::clone(&stats),
                 image: Arc::clone(&image),
                 runtime: handle,
             }),
@@ -333,9 +356,10 @@ impl Snapshots {
 
     /// What lies below an overlay that is not mounted.
     pub(super) fn below(self, base: &SnapshotInfo) -> Base {
-        let cached = self.cached(base).0;
+        let (cached, stats) = self.cached(base);
         Base {
             snapshots: self,
+            stats,
             below: RwLock::new((base.id.clone(), cached)),
             mounted: None,
         }
@@ -350,6 +374,8 @@ impl Snapshots {
 /// The snapshot below an overlay, which a commit exchanges.
 pub(super) struct Base {
     snapshots: Snapshots,
+    /// Where all snapshots that are the base one after the other count.
+    stats: Arc<Stats>,
     /// Held to look it up and to exchange it.
     below: RwLock<(SnapshotId, Arc<CachedSource>)>,
     mounted: Option<Mounted>,
@@ -359,7 +385,6 @@ pub(super) struct Base {
 struct Mounted {
     /// By which name, whatever is committed.
     shown: SnapshotId,
-    stats: Arc<Stats>,
     image: Arc<OverlaidImage>,
     /// Where what lies below is fetched.
     runtime: Handle,
@@ -372,7 +397,7 @@ impl Below for Base {
     }
 
     fn switch(&self, to: &SnapshotInfo, differs: &dyn Fn(BlockIndex) -> bool) {
-        let next = self.snapshots.source(to);
+        let next = self.snapshots.source(to, &self.stats);
         let mut below = self.below.write().unwrap_or_else(PoisonError::into_inner);
         let cached = Arc::new(below.1.succeeding(next, differs));
         if let Some(profiles) = &self.snapshots.profiles {
@@ -381,12 +406,13 @@ impl Below for Base {
         }
         if let Some(Mounted {
             shown,
-            stats,
             image,
             runtime,
         }) = &self.mounted
         {
-            let top = self.snapshots.top(&to.id, shown, &cached, stats, runtime);
+            let top = self
+                .snapshots
+                .top(&to.id, shown, &cached, &self.stats, runtime);
             image.rebase(top.source);
             (top.begin)();
         }

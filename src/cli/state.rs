@@ -12,29 +12,31 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `$XDG_STATE_HOME/ebsfs`, or `~/.local/state/ebsfs`.
 pub(super) fn dir() -> Result<PathBuf> {
-    of_user("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            "no state directory: set HOME or XDG_STATE_HOME",
-        )
-    })
+    of_user("XDG_STATE_HOME", ".local/state")
 }
 
-/// `$XDG_CACHE_HOME/ebsfs`, or `~/.cache/ebsfs`: for what can be done without.
-pub(super) fn cache_dir() -> Option<PathBuf> {
+/// `$XDG_CACHE_HOME/ebsfs`, or `~/.cache/ebsfs`.
+pub(super) fn cache_dir() -> Result<PathBuf> {
     of_user("XDG_CACHE_HOME", ".cache")
 }
 
-/// This program's directory in the one that `variable` names, or else in `below_home`.
-fn of_user(variable: &str, below_home: &str) -> Option<PathBuf> {
+/// Our part of the directory that `variable` names; by default it is `below` in the user's home.
+fn of_user(variable: &str, below: &str) -> Result<PathBuf> {
     let absolute = |path: &PathBuf| path.is_absolute();
     let named = std::env::var_os(variable)
         .map(PathBuf::from)
         .filter(absolute);
-    let home = || std::env::home_dir().filter(absolute);
-    named
-        .or_else(|| Some(home()?.join(below_home)))
-        .map(|dir| dir.join("ebsfs"))
+    let dir = named.or_else(|| {
+        std::env::home_dir()
+            .filter(absolute)
+            .map(|home| home.join(below))
+    });
+    dir.map(|dir| dir.join("ebsfs")).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("no such directory of yours: set HOME or {variable}"),
+        )
+    })
 }
 
 /// How far one piece of work has come, kept until it is done.

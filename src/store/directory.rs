@@ -1,7 +1,7 @@
 //! The embedded store: a plain directory, nothing to install and nothing running.
 //!
 //! ```text
-//! format           record: the store's UUID                            (record.rs)
+//! format           record: the store's UUID                            (src/record.rs)
 //! lock, gate       locked while someone writes                         (lock.rs)
 //! blocks/ab/abcd.. a block, named by its SHA-256                       (objects.rs)
 //! trees/ab/abcd..  which blocks a volume has                           (tree.rs)
@@ -37,6 +37,7 @@ use crate::block::{Block, BlockIndex, Digest};
 use crate::blocking::blocking;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::record;
 use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, random_hex};
 
 mod gc;
@@ -44,7 +45,6 @@ mod lock;
 mod objects;
 mod pending;
 mod reading;
-mod record;
 mod tree;
 mod writing;
 

@@ -15,11 +15,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("read_at", &["error"]),
     ("blocking", &["error"]),
     ("durable", &["error"]),
+    ("record", &["error", "block", "durable"]),
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
     (
         "store",
-        &["error", "stats", "block", "blocking", "durable", "snapshot"],
+        &[
+            "error", "stats", "block", "blocking", "durable", "record", "snapshot",
+        ],
     ),
     ("overlay", &["error", "block", "durable", "snapshot"]),
     ("fuse", &["error", "stats", "block", "read_at"]),
@@ -29,7 +32,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "cache",
-        &["error", "stats", "block", "read_at", "store", "source"],
+        &[
+            "error", "stats", "block", "read_at", "blocking", "durable", "record", "snapshot",
+            "store", "source",
+        ],
     ),
     ("prefetch", &["error", "block", "cache", "store", "source"]),
     (

@@ -20,6 +20,7 @@ mod conformance;
 mod crash;
 mod devices;
 mod directory;
+mod disk_cache;
 mod ebs_hostile;
 mod ebs_outage;
 mod ebs_tokens;

@@ -40,9 +40,9 @@ fn client(world: &World, server: &Server, arguments: &[&str]) -> Command {
 }
 
 /// Mounts `id` of the server.
-fn mount(world: &World, server: &Server, id: &str) -> Mount {
+fn mount(world: &World, server: &Server, id: &str, options: &[&str]) -> Mount {
     let at = world.empty("remote");
-    let arguments = ["mount", id, at.to_str().unwrap()];
+    let arguments = [&["mount", id, at.to_str().unwrap()], options].concat();
     let said = finish(&mut client(world, server, &arguments));
     assert_eq!(said.ok(), "");
     Mount::at(at)
@@ -77,13 +77,23 @@ fn assert_exports(world: &World, id: &str, image: &Path) {
 
 #[test]
 fn a_mount_reads_the_right_bytes_under_every_fault() {
+    read_under_every_fault(&[]);
+}
+
+#[test]
+fn a_mount_without_a_disk_cache_does_so_too() {
+    read_under_every_fault(&["--cache-disk-size", "none"]);
+}
+
+fn read_under_every_fault(options: &[&str]) {
     let Some(world) = World::new() else { return };
     let image = image(&world);
     let id = world.import(&image);
     let server = Server::start(world.dir(), &["--fault", FAULTS]);
-    let mount = mount(&world, &server, &id);
+    let mount = mount(&world, &server, &id, options);
     assert_same(&mount.disk(&id), &image);
     assert_eq!(mount.count(&id, "errors"), 0);
+    assert_eq!(mount.count(&id, "disk_corrupt"), 0);
 }
 
 #[test]
@@ -110,7 +120,7 @@ fn an_outage_of_twenty_seconds_delays_and_does_not_fail() {
     let id = world.import(&image);
     let slow = ["--fault", "latency=100ms"];
     let server = Server::start(world.dir(), &slow);
-    let mount = mount(&world, &server, &id);
+    let mount = mount(&world, &server, &id, &[]);
     let mut import = client(&world, &server, &["import", image.to_str().unwrap()]);
     thread::scope(|scope| {
         let begin = Instant::now();

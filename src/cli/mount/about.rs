@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::stack::Opened;
 use crate::cache::BlockCache;
+use crate::cache::disk::DiskCache;
 use crate::catalog::Catalog;
 use crate::fuse::{Content, Control};
 
@@ -22,6 +23,7 @@ pub(super) struct About<'a> {
 pub(super) fn control(
     catalog: &Arc<Catalog>,
     cache: &Arc<BlockCache>,
+    disk: Option<Arc<DiskCache>>,
     opened: &Opened,
     about: About<'_>,
 ) -> Vec<Control> {
@@ -30,6 +32,9 @@ pub(super) fn control(
     let stats = move || {
         let cache = json!({ "bytes": cache.bytes(), "capacity": cache.capacity() });
         let mut stats = json!({ "snapshots": catalog.stats(), "cache": cache });
+        if let Some(disk) = &disk {
+            stats["disk_cache"] = json!({ "bytes": disk.bytes(), "capacity": disk.capacity() });
+        }
         if let Some(remote) = &remote {
             stats["remote"] = json!(**remote);
         }

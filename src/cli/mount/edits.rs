@@ -7,12 +7,11 @@ use tokio::runtime::Runtime;
 
 use super::super::Common;
 use super::super::commit::Unmounted;
-use super::super::stack::Opened;
 use crate::commit::{Depth, Settled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::overlay::{LocalDirectory, Overlay, read_header};
 use crate::snapshot::{SnapshotId, SnapshotInfo, VolumeSize};
-use crate::store::check_readable;
+use crate::store::{Store, check_readable};
 
 /// An overlay that this process has.
 pub(super) struct Edits {
@@ -57,7 +56,7 @@ impl Wanted<'_> {
     }
 
     /// Takes the overlay. Whatever it refuses is as it was.
-    pub(super) fn open(&self, opened: &Opened, runtime: &Runtime) -> Result<Edits> {
+    pub(super) fn open(&self, store: &Arc<dyn Store>, runtime: &Runtime) -> Result<Edits> {
         let path = std::path::absolute(self.directory)
             .map_err(|e| Error::io(e, "find", self.directory))?;
         let named = match self.snapshots {
@@ -68,13 +67,13 @@ impl Wanted<'_> {
                 return Err(Error::new(ErrorKind::Invalid, what));
             }
         };
-        let store = opened.store.identity();
+        let identity = store.identity();
         // Before anything is made: a mistyped id leaves no directory behind.
         let base = match read_header(&path)? {
-            Some(header) => self.check(&header.store, &header.base, &store, named)?,
+            Some(header) => self.check(&header.store, &header.base, &identity, named)?,
             None => named.cloned().ok_or_else(|| self.nothing())?,
         };
-        let info = runtime.block_on(opened.store.info(&base))?;
+        let info = runtime.block_on(store.info(&base))?;
         check_readable(&base, info.status)?;
         if let Some(size) = self.size.filter(|size| *size < info.volume_size) {
             let what = format!(
@@ -88,11 +87,11 @@ impl Wanted<'_> {
         let directory = Arc::new(directory);
         let overlay = match Overlay::open(Arc::<LocalDirectory>::clone(&directory))? {
             Some(overlay) => overlay,
-            None => Overlay::create(directory, &store, &base, info.volume_size)?,
+            None => Overlay::create(directory, &identity, &base, info.volume_size)?,
         };
         // Who had it until now may have committed it, or made it.
         let header = overlay.header();
-        self.check(&header.store, &header.base, &store, Some(&base))?;
+        self.check(&header.store, &header.base, &identity, Some(&base))?;
         if let Some(size) = self.size.filter(|size| *size != header.size) {
             overlay.grow(size)?;
         }

@@ -21,12 +21,12 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
-use super::record;
 use super::tree::segment_of;
 use super::{PENDING_RECORD, Record};
 use crate::block::{BlockIndex, Digest};
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::record;
 use crate::snapshot::Status;
 
 const RECORD: &str = "record";

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use log::warn;
 
 use super::pending::Pending;
-use super::record;
 use super::tree::{Root, Segment, SegmentRef, first_of, segment_of};
 use super::{Inner, Record, SNAPSHOT_RECORD, locked};
 use crate::block::{Block, BlockIndex, BlockSet, Digest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::record;
 use crate::snapshot::SnapshotId;
 use crate::store::{Listing, check_readable, no_such_snapshot, not_related};
 

@@ -10,12 +10,12 @@ use log::warn;
 
 use super::lock::StoreLock;
 use super::pending::Pending;
-use super::record;
 use super::tree::{Root, Segment, SegmentRef};
 use super::{Inner, Record, SNAPSHOT_RECORD, locked};
 use crate::block::{Block, BlockIndex, Digest, Hasher};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::record;
 use crate::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, Status, random_hex};
 use crate::store::{check_new, check_pending, check_repeat, check_seal, no_such_snapshot};
 

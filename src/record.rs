@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const VERSION: u32 = 1;
 
 /// The record's bytes.
-pub(super) fn encode(kind: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+pub fn encode(kind: &str, value: &impl Serialize) -> Result<Vec<u8>> {
     let mut body = serde_json::to_vec(value).map_err(|e| {
         Error::new(ErrorKind::Invalid, e.to_string())
             .context(format!("cannot write an {kind} record"))
@@ -31,11 +31,12 @@ pub(super) fn encode(kind: &str, value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 /// Reads the record at `path`: `NotFound`, `Corrupt`, or `Unsupported` if a newer program wrote it.
-pub(super) fn read<T: DeserializeOwned>(kind: &str, path: &Path) -> Result<T> {
+pub fn read<T: DeserializeOwned>(kind: &str, path: &Path) -> Result<T> {
     decode(kind, &durable::read(path)?).map_err(|e| e.context(path.display().to_string()))
 }
 
-fn decode<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T> {
+/// Reads the record that `bytes` are, likewise.
+pub fn decode<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T> {
     let corrupt = |what: &str| {
         Error::new(
             ErrorKind::Corrupt,
