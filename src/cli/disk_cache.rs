@@ -1,6 +1,6 @@
 //! The disk cache as an option: where it is, and how large.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,12 +75,11 @@ impl DiskOptions {
         }
     }
 
-    /// The access profiles of a store's snapshots, unless it is as near as they are, or there is no place for them.
+    /// The access profiles of the store's snapshots, if there is a place for them.
     pub(super) fn profiles(&self, opened: &Opened, runtime: &Runtime) -> Option<Arc<Profiles>> {
-        let dir = self.dir().ok().filter(|_| opened.remote.is_some())?;
-        let (store, runtime) = (opened.store.identity(), runtime.handle().clone());
-        let profiles = Profiles::new(dir.join(PROFILES), store, runtime);
-        Some(Arc::new(profiles))
+        self.dir()
+            .ok()
+            .and_then(|dir| profiles(&dir, opened, runtime))
     }
 
     fn dir(&self) -> Result<PathBuf> {
@@ -108,6 +107,14 @@ impl DiskOptions {
         });
         opened.map(Arc::new).map_err(|e| e.context(what))
     }
+}
+
+/// The access profiles in the cache directory `dir`, unless the store is as near as they are.
+pub(super) fn profiles(dir: &Path, opened: &Opened, runtime: &Runtime) -> Option<Arc<Profiles>> {
+    opened.remote.as_ref()?;
+    let (store, runtime) = (opened.store.identity(), runtime.handle().clone());
+    let profiles = Profiles::new(dir.join(PROFILES), store, runtime);
+    Some(Arc::new(profiles))
 }
 
 /// How long the program waits in the end for what is being written.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{Common, state};
-use crate::block::BlockIndex;
+use super::Common;
+use crate::block::{BlockIndex, blocks_for};
 use crate::cache::disk::{DiskCache, DiskSource, KeptInfos};
 use crate::cache::{BlockCache, CachedSource};
 use crate::catalog::{self, Begin, Opener};
@@ -278,7 +278,10 @@ impl Snapshots {
         stats: &Arc<Stats>,
         runtime: &Handle,
     ) -> Top {
-        let room = u64::try_from(self.cache.blocks()).unwrap_or(u64::MAX);
+        let room = match &self.disk {
+            Some(disk) => blocks_for(disk.capacity()),
+            None => u64::try_from(self.cache.blocks()).unwrap_or(u64::MAX),
+        };
         self.warm.register(shown, Arc::clone(cached), room);
         let source: Arc<dyn BlockSource> = match self.ahead {
             true => Arc::new(ReadAhead::new(Arc::clone(cached), runtime.clone())),

@@ -115,6 +115,10 @@ impl BlockSource for ReadAhead {
         self.source.listed(from)
     }
 
+    fn kept(&self, index: BlockIndex) -> bool {
+        self.source.kept(index)
+    }
+
     async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>> {
         self.source.present(from).await
     }

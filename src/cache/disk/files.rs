@@ -19,7 +19,7 @@ use super::digests::Digests;
 use super::lock::{self, Gate, Lock};
 use super::presence::Presence;
 use super::private::{self, Mode};
-use crate::block::{Block, BlockIndex, Digest};
+use crate::block::{Block, BlockIndex, Buffer, Digest};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record;
@@ -91,9 +91,10 @@ pub(super) fn forget_identity(dir: &Path) -> Result<()> {
 }
 
 /// What the directory knows of a block.
-#[derive(Debug)]
 pub(super) enum Found {
     Block(Block),
+    /// What is kept as the block with that digest, and not hashed yet.
+    Bytes(Buffer, Digest),
     Missing,
     /// Something was there, and it was not the block. It is taken away.
     Damaged,
@@ -181,7 +182,7 @@ impl Files {
         })
     }
 
-    /// Reads a block, and hashes it.
+    /// Reads what is kept of a block. Whether it is the block, its digest tells.
     pub(super) fn load(&self, index: BlockIndex, now: u32) -> Result<Found> {
         let entry = match self.digests.get(index) {
             Ok(Some(entry)) => entry,
@@ -189,28 +190,34 @@ impl Files {
             Err(e) if e.kind() == ErrorKind::Corrupt => return self.damaged(index, &e),
             Err(e) => return Err(e),
         };
-        let block = if entry.digest == Digest::ZERO_BLOCK {
-            Ok(Block::Zero)
-        } else {
-            match self.data.read(index)? {
-                Some(bytes) => Block::verify(bytes, &entry.digest),
-                None => Err(Error::new(ErrorKind::Corrupt, "its file ends before it")),
-            }
-        };
-        match block {
-            Ok(block) => {
-                if now.abs_diff(entry.used) >= NOTED_EVERY {
-                    // The block is good even if nothing can be noted.
-                    drop(self.digests.touch(index, now));
-                }
-                Ok(Found::Block(block))
-            }
-            // Taken away since its digest was read.
-            Err(_) if self.digests.get(index).is_ok_and(|entry| entry.is_none()) => {
-                Ok(Found::Missing)
-            }
-            Err(e) => self.damaged(index, &e),
+        if now.abs_diff(entry.used) >= NOTED_EVERY {
+            // The block is no worse if nothing can be noted.
+            drop(self.digests.touch(index, now));
         }
+        if entry.digest == Digest::ZERO_BLOCK {
+            return Ok(Found::Block(Block::Zero));
+        }
+        match self.data.read(index)? {
+            Some(bytes) => Ok(Found::Bytes(bytes, entry.digest)),
+            None => {
+                let what = Error::new(ErrorKind::Corrupt, "its file ends before it");
+                self.unsound(index, &what)
+            }
+        }
+    }
+
+    /// Takes a block away of which [`load`](Self::load) gave something else, for that reason.
+    pub(super) fn unsound(&self, index: BlockIndex, why: &Error) -> Result<Found> {
+        // Taken away since its digest was read.
+        if self.digests.get(index).is_ok_and(|entry| entry.is_none()) {
+            return Ok(Found::Missing);
+        }
+        self.damaged(index, why)
+    }
+
+    /// Whether there is something for that block, whatever it is.
+    pub(super) fn has(&self, index: BlockIndex) -> bool {
+        self.digests.get(index).is_ok_and(|entry| entry.is_some())
     }
 
     fn damaged(&self, index: BlockIndex, why: &Error) -> Result<Found> {

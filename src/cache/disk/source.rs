@@ -124,16 +124,26 @@ impl DiskSource {
     /// The block, if it is kept.
     async fn load(&self, index: BlockIndex) -> Option<Block> {
         let load = move |cache: &DiskCache, files: &Files| files.load(index, cache.now());
-        match self.read(load).await? {
+        let mut found = self.read(load).await?;
+        if let Found::Bytes(bytes, digest) = found {
+            found = match Block::verify_together(bytes, &digest).await {
+                Ok(block) => Found::Block(block),
+                Err(why) => {
+                    let unsound = move |_: &DiskCache, files: &Files| files.unsound(index, &why);
+                    self.read(unsound).await?
+                }
+            };
+        }
+        match found {
             Found::Block(block) => {
                 self.stats.disk_hits.add(1);
                 Some(block)
             }
-            Found::Missing => None,
             Found::Damaged => {
                 self.stats.disk_corrupt.add(1);
                 None
             }
+            Found::Missing | Found::Bytes(..) => None,
         }
     }
 
@@ -185,6 +195,11 @@ impl BlockSource for DiskSource {
 
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {
         self.source.listed(from)
+    }
+
+    fn kept(&self, index: BlockIndex) -> bool {
+        let files = self.files.get().and_then(Option::as_ref);
+        files.is_some_and(|files| files.has(index))
     }
 
     async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>> {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::super::Common;
+use super::super::disk_cache::profiles;
 use super::super::mounted::Mounted;
 use super::super::stack::{self, Base, Opened, Snapshots};
+use super::super::{Common, state};
 use super::check_store;
 use crate::cache::BlockCache;
 use crate::commit::{Below as _, Commits, Config, Plan};
@@ -86,7 +87,9 @@ fn below(opened: &Opened, header: &Header, runtime: &Runtime) -> Result<Base> {
     let base = runtime.block_on(opened.store.info(&header.base));
     let base = base.map_err(|e| e.context("the overlay's base cannot be found"))?;
     let cache = Arc::new(BlockCache::new(CACHE));
-    let profiles = stack::profiles(opened, runtime);
+    let profiles = state::cache_dir()
+        .ok()
+        .and_then(|dir| profiles(&dir, opened, runtime));
     let snapshots = Snapshots::new(&opened.store, &cache).remembering(profiles);
     Ok(snapshots.below(&base))
 }
