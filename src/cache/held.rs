@@ -36,32 +36,37 @@ fn cost(block: &Block) -> usize {
     OVERHEAD + block.memory()
 }
 
-struct Entry {
+/// A block that was read ahead and that nobody has asked for yet, and whom to tell what becomes of it.
+struct Unread {
     block: Block,
-    /// Who read it ahead, until someone asks for it.
-    ahead: Option<Arc<Origin>>,
+    origin: Arc<Origin>,
 }
 
 /// Blocks by how recently they were used, and the room that is taken.
+///
+/// What was asked for goes before what was read ahead does: a stream's reader leaves blocks behind that nobody may want again, and
+/// those that it will want next came before them.
 pub(super) struct Held {
-    blocks: LruCache<Key, Entry>,
+    blocks: LruCache<Key, Block>,
+    unread: LruCache<Key, Unread>,
     capacity: usize,
     /// Taken by blocks.
     bytes: usize,
     /// Fetches under way, which take room, too.
     fetches: usize,
-    /// Blocks that were read ahead, or will be, and that nobody has asked for yet.
-    ahead: usize,
+    /// Blocks that will be read ahead, and that nobody has asked for yet.
+    expected: usize,
 }
 
 impl Held {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             blocks: LruCache::unbounded(),
+            unread: LruCache::unbounded(),
             capacity,
             bytes: 0,
             fetches: 0,
-            ahead: 0,
+            expected: 0,
         }
     }
 
@@ -75,37 +80,51 @@ impl Held {
     }
 
     pub(super) fn contains(&self, key: &Key) -> bool {
-        self.blocks.contains(key)
+        self.blocks.contains(key) || self.unread.contains(key)
     }
 
     /// A block that somebody asked for.
     pub(super) fn get(&mut self, key: &Key) -> Option<Block> {
-        let entry = self.blocks.get_mut(key)?;
-        if let Some(origin) = entry.ahead.take() {
-            self.ahead -= 1;
+        if let Some(Unread { block, origin }) = self.unread.pop(key) {
             origin.stats.read_ahead_used.add(1);
+            self.blocks.put(*key, block.clone());
+            return Some(block);
         }
-        Some(entry.block.clone())
+        self.blocks.get(key).cloned()
     }
 
     /// A block, without any sign that it was of use.
     pub(super) fn peek(&self, key: &Key) -> Option<Block> {
-        self.blocks.peek(key).map(|entry| entry.block.clone())
+        let unread = || self.unread.peek(key).map(|unread| &unread.block);
+        self.blocks.peek(key).or_else(unread).cloned()
     }
 
     /// Whether what is read ahead leaves room for one more block: it has half of the cache.
     pub(super) fn has_room_ahead(&self) -> bool {
-        (self.ahead + 1) * ROOM <= self.capacity / 2
+        (self.expected + self.unread.len() + 1) * ROOM <= self.capacity / 2
+    }
+
+    /// Lets what was read ahead of another disk than that of number `source`, and longest ago, make room for one more block if
+    /// there is none: nobody may read that disk any more.
+    pub(super) fn make_room_ahead(&mut self, source: u32) -> bool {
+        if !self.has_room_ahead()
+            && let Some((key, _)) = self.unread.peek_lru()
+            && key.0 != source
+        {
+            let key = *key;
+            self.give_up(&key);
+        }
+        self.has_room_ahead()
     }
 
     /// One more block is to be read ahead.
     pub(super) fn expect_ahead(&mut self) {
-        self.ahead += 1;
+        self.expected += 1;
     }
 
-    /// A block to be read ahead was asked for before it was here, or will not come.
+    /// A block to be read ahead is here, was asked for before it was, or will not come.
     pub(super) fn cease_ahead(&mut self) {
-        self.ahead -= 1;
+        self.expected -= 1;
     }
 
     /// Makes room for one more fetch.
@@ -119,12 +138,19 @@ impl Held {
         self.fetches -= 1;
     }
 
-    /// Keeps a block; one that was expected ahead, with whom to tell what becomes of it.
-    pub(super) fn insert(&mut self, key: Key, block: Block, ahead: Option<Arc<Origin>>) {
+    /// Keeps a block.
+    pub(super) fn insert(&mut self, key: Key, block: Block) {
+        self.remove(&key);
         self.bytes += cost(&block);
-        if let Some(old) = self.blocks.put(key, Entry { block, ahead }) {
-            self.gone(&key, &old);
-        }
+        self.blocks.put(key, block);
+        self.shrink();
+    }
+
+    /// Keeps a block that nobody has asked for yet.
+    pub(super) fn insert_unread(&mut self, key: Key, block: Block, origin: Arc<Origin>) {
+        self.remove(&key);
+        self.bytes += cost(&block);
+        self.unread.put(key, Unread { block, origin });
         self.shrink();
     }
 
@@ -135,18 +161,17 @@ impl Held {
 
     /// Nobody will ask for a block that was read ahead.
     pub(super) fn give_up(&mut self, key: &Key) {
-        if let Some(entry) = self.blocks.peek_mut(key)
-            && let Some(origin) = entry.ahead.take()
-        {
-            self.ahead -= 1;
+        if let Some(Unread { block, origin }) = self.unread.pop(key) {
             origin.wasted(key.1);
+            self.blocks.put(*key, block);
             self.blocks.demote(key);
         }
     }
 
     /// The blocks held of a source.
     pub(super) fn indexes(&self, source: u32) -> Vec<BlockIndex> {
-        let keys = self.blocks.iter().map(|(key, _)| *key);
+        let unread = self.unread.iter().map(|(key, _)| *key);
+        let keys = self.blocks.iter().map(|(key, _)| *key).chain(unread);
         keys.filter(|(of, _)| *of == source)
             .map(|(_, index)| index)
             .collect()
@@ -154,34 +179,41 @@ impl Held {
 
     /// Makes the blocks `kept` of source `from` those of `to`; the others go.
     pub(super) fn hand_over(&mut self, from: u32, to: &Arc<Origin>, kept: &HashSet<BlockIndex>) {
+        let unread: Vec<_> = self.unread.iter().map(|(key, _)| *key).collect();
+        // Who reads `to` follows streams of its own.
+        let unread = unread.iter().filter(|(source, _)| *source == from);
+        unread.for_each(|key| self.give_up(key));
         let held = std::mem::replace(&mut self.blocks, LruCache::unbounded());
         // From the one not used for longest to the last used, and so they are put in again.
-        for ((source, index), mut entry) in held {
+        for ((source, index), block) in held {
             if source != from {
-                self.blocks.put((source, index), entry);
+                self.blocks.put((source, index), block);
             } else if kept.contains(&index) {
-                entry.ahead = entry.ahead.map(|_| Arc::clone(to));
-                self.blocks.put((to.number, index), entry);
+                self.blocks.put((to.number, index), block);
             } else {
-                self.gone(&(source, index), &entry);
+                self.bytes -= cost(&block);
             }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let unread = |held: &mut Self| held.unread.pop(key).map(|unread| unread.block);
+        if let Some(old) = self.blocks.pop(key).or_else(|| unread(self)) {
+            self.bytes -= cost(&old);
         }
     }
 
     fn shrink(&mut self) {
         while self.bytes() > self.capacity {
-            let Some((key, entry)) = self.blocks.pop_lru() else {
+            let block = if let Some((_, block)) = self.blocks.pop_lru() {
+                block
+            } else if let Some((key, Unread { block, origin })) = self.unread.pop_lru() {
+                origin.wasted(key.1);
+                block
+            } else {
                 break;
             };
-            self.gone(&key, &entry);
-        }
-    }
-
-    fn gone(&mut self, key: &Key, entry: &Entry) {
-        self.bytes -= cost(&entry.block);
-        if let Some(origin) = &entry.ahead {
-            self.ahead -= 1;
-            origin.wasted(key.1);
+            self.bytes -= cost(&block);
         }
     }
 }

@@ -93,9 +93,10 @@ impl State {
     }
 
     /// Whether a block that is to be read ahead is neither here nor on its way, and has room.
-    pub(super) fn lacks(&self, origin: &Origin, index: BlockIndex) -> bool {
+    pub(super) fn lacks(&mut self, origin: &Origin, index: BlockIndex) -> bool {
         let key = (origin.number, index);
-        !self.held.contains(&key) && !self.flights.contains_key(&key) && self.held.has_room_ahead()
+        let missing = !self.held.contains(&key) && !self.flights.contains_key(&key);
+        missing && self.held.make_room_ahead(origin.number)
     }
 
     /// A new fetch; it is to begin if it is returned, and waits otherwise.
@@ -184,18 +185,19 @@ impl State {
         let key = job.key();
         self.held.end();
         let wanted = self.flights.remove(&key).map(|flight| flight.wanted);
-        let ahead = wanted == Some(Priority::Ahead);
-        let Some(block) = block else {
-            if ahead {
-                self.held.cease_ahead();
+        if wanted == Some(Priority::Ahead) {
+            self.held.cease_ahead();
+        }
+        match (block.cloned(), wanted) {
+            (None, _) => {}
+            (Some(block), Some(Priority::Ahead)) => {
+                self.held.insert_unread(key, block, Arc::clone(&job.origin));
             }
-            return;
-        };
-        // It goes on to count as read ahead, as a block that is held.
-        let ahead = ahead.then(|| Arc::clone(&job.origin));
-        self.held.insert(key, block.clone(), ahead);
-        if wanted == Some(Priority::Background) {
-            self.held.demote(&key);
+            (Some(block), Some(Priority::Background)) => {
+                self.held.insert(key, block);
+                self.held.demote(&key);
+            }
+            (Some(block), Some(Priority::Demand) | None) => self.held.insert(key, block),
         }
     }
 
