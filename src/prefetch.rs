@@ -7,7 +7,8 @@
 //! length at equal distances. Many are followed at one time. One is believed when it has gone on for a while, and is then
 //! given a window: blocks fetched and not read yet. The window is bounded
 //! - by what the stream has shown: at first a few blocks from an allowance that random reads cannot refill, and then
-//!   about twice the blocks that it used of those, less if much of what was read ahead went to waste;
+//!   about twice the blocks that it used of those, six times once it has gone on for long, less if much of what was read ahead
+//!   went to waste;
 //! - by what the line to the store carries while a fetch is on its way, as measured ([`line`]);
 //! - by [`MOST`] and half of the cache, over all streams.
 //!
@@ -52,6 +53,9 @@ const MAX_STRIDE: u32 = 4096;
 
 /// The longest run of a stride.
 const MAX_STRIDE_RUN: u32 = 64;
+
+/// A stream that used so many blocks goes on: most end sooner.
+const LONG: u32 = 8;
 
 /// Blocks read ahead after which older ones count half.
 const MEMORY: u32 = 256;
@@ -284,8 +288,9 @@ impl Policy {
         }
         let active = |other: &&Stream| other.used > 0 && other.last + STALE / 8 > self.reads;
         let active = self.streams.iter().filter(active).count().max(1);
-        // Twice what it used, in proportion to what was of use to all so far.
-        let shown = u64::from(stream.used) * 2 * u64::from(self.used)
+        // Twice what it used, and more once it is a long one, in proportion to what was of use to all so far.
+        let times = if stream.used < LONG { 2 } else { 6 };
+        let shown = u64::from(stream.used) * times * u64::from(self.used)
             / u64::from(self.used + self.wasted).max(1);
         let shown = usize::try_from(shown).map_or(MOST, |shown| shown + TRUST);
         (self.line.window() / active).max(2).min(shown)

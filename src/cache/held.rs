@@ -15,8 +15,9 @@ const OVERHEAD: usize = 128;
 /// What the largest entry takes.
 pub(super) const ROOM: usize = OVERHEAD + Block::MAX_MEMORY;
 
-/// What a fetch takes beside the room for its block: what its connection has read and nobody has taken yet.
-const CONNECTION: usize = 256 << 10;
+/// What a fetch takes beside the room for its block, while many are under way: pieces of the answer that its connection
+/// has read, and that wait for each other to be taken.
+const CONNECTION: usize = 512 << 10;
 
 /// Fetches of which that is not counted: they never fill a connection's buffer for long.
 const UNCOUNTED: usize = 8;
@@ -26,10 +27,10 @@ fn cost_of(fetches: usize) -> usize {
     fetches * ROOM + fetches.saturating_sub(UNCOUNTED) * CONNECTION
 }
 
-/// Fetches that may be under way at one time in a cache of `capacity` bytes; one always may.
+/// Fetches that may be under way at one time in a cache of `capacity` bytes: half of it is theirs. One always may.
 pub(super) fn fetches_in(capacity: usize) -> usize {
-    let counted = capacity.saturating_sub(UNCOUNTED * ROOM) / (ROOM + CONNECTION);
-    (capacity / ROOM).min(UNCOUNTED + counted).max(1)
+    let many = capacity / 2 / (ROOM + CONNECTION);
+    many.max(UNCOUNTED).min(capacity / ROOM).max(1)
 }
 
 fn cost(block: &Block) -> usize {

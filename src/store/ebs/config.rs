@@ -44,8 +44,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // Enough where the service is next door; four round trips make hundreds of it where that helps.
-            start: 16,
+            // More than is needed where the service is next door; three round trips make hundreds of it where that helps.
+            start: 32,
             reads: Limits {
                 // Two minutes is what readers wait: they are to hear the reason.
                 deadline: Duration::from_secs(118),
