@@ -17,7 +17,7 @@ pub(super) const ROOM: usize = OVERHEAD + Block::MAX_MEMORY;
 
 /// What a fetch takes beside the room for its block, while many are under way: pieces of the answer that its connection
 /// has read, and that wait for each other to be taken.
-const CONNECTION: usize = 512 << 10;
+const CONNECTION: usize = Block::MAX_MEMORY;
 
 /// Fetches of which that is not counted: they never fill a connection's buffer for long.
 const UNCOUNTED: usize = 8;

@@ -7,6 +7,10 @@ use super::map::{Map, Unlisted};
 /// Blocks in a row, or strides of one length after the first, until a stream is believed.
 const EVIDENCE: u32 = 3;
 
+/// Within so many reads of others a block must follow the one before: random reads of a small disk meet in rows, too, but
+/// not so soon.
+const SOON: u64 = 40;
+
 /// How far ahead of its reader a stream looks for blocks that are present.
 const REACH: u32 = 16_384;
 
@@ -34,6 +38,8 @@ pub(super) struct Stream {
     /// Number of its latest read.
     pub(super) last: u64,
     pub(super) stride: Option<Stride>,
+    /// Blocks by which it grew lately, each soon after the one before.
+    steps: u32,
     /// Of those that were to be fetched, blocks read.
     pub(super) used: u32,
     /// Blocks fetched on trust.
@@ -54,6 +60,7 @@ impl Stream {
             born: read,
             last: read,
             stride,
+            steps: 0,
             used: 0,
             drawn: 0,
             unread: VecDeque::new(),
@@ -83,13 +90,19 @@ impl Stream {
     pub(super) fn grow_to(&mut self, index: u32, read: u64) {
         self.end = index + 1;
         self.up = true;
-        self.last = read;
+        self.grown(read);
     }
 
     /// Its lower end does.
     pub(super) fn grow_down_to(&mut self, index: u32, read: u64) {
         self.start = index;
         self.up = false;
+        self.grown(read);
+    }
+
+    fn grown(&mut self, read: u64) {
+        let soon = read <= self.last + SOON;
+        self.steps = if soon { self.steps + 1 } else { 0 };
         self.last = read;
     }
 
@@ -136,6 +149,7 @@ impl Stream {
         self.born = self.born.min(other.born);
         self.last = self.last.max(other.last);
         self.stride = None;
+        self.steps += other.steps;
         self.used += other.used;
         self.drawn += other.drawn;
         self.unread.extend(other.unread);
@@ -149,7 +163,7 @@ impl Stream {
     pub(super) fn is_believed(&self) -> bool {
         match self.stride() {
             Some(stride) => stride.times >= EVIDENCE,
-            None => self.len() >= EVIDENCE,
+            None => self.len() >= EVIDENCE && (self.steps + 1 >= EVIDENCE || self.used > 0),
         }
     }
 

@@ -87,7 +87,7 @@ fn what_is_estimated_is_fetched_and_then_no_service_is_needed() {
 fn only_the_ranges_are_fetched() {
     let Some(world) = World::new() else { return };
     let id = world.import(&image(&world, "disk.img"));
-    let mount = world.mount(&[&id]);
+    let mount = world.mount(&["--no-read-ahead", &id]);
     // Half of a block is a block, overlapping ranges are one, and holes are nothing.
     let ranges = [
         "--range=10MiB-12MiB",

@@ -48,7 +48,7 @@ fn the_limit_holds_and_the_oldest_blocks_of_all_snapshots_go_first() {
     assert_eq!(rig.kept(&infos[2]).len(), 20);
     // What is left is right, and what went is fetched again.
     old.reads(&expected(28, 1));
-    assert_eq!(old.counts()[2..], [0, 0]);
+    assert_eq!(old.counts()[2], 0);
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn a_directory_of_ones_own_and_none_at_all() {
     let Some((world, image, id, server)) = served() else {
         return;
     };
-    let cached = world.path("cache");
+    let cached = world.path("cache/ebsfs/blocks");
     let off = mount(&world, &server, &["--cache-disk-size", "none"], &id);
     assert_same(&off, &id, &image);
     assert_eq!(off.count(&id, "disk_misses"), 0);
