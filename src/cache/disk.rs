@@ -29,7 +29,7 @@ use self::eviction::Eviction;
 use self::files::{Files, Identity};
 use self::health::Health;
 use self::lock::Gate;
-use self::room::Room;
+use self::room::{Room, Taken};
 use crate::block::{Block, BlockIndex, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::SnapshotId;
@@ -58,11 +58,14 @@ pub struct Config {
     pub limit: u64,
     /// Loads at one time: they hash, so some more than there are processors.
     pub loads: usize,
-    /// Blocks that wait to be written or are: enough that a page cache which takes its time stops nobody, and 8 MiB.
+    /// Blocks that wait to be written or are: as many as come while a page cache takes its time, and 32 MiB, most of which the
+    /// memory cache holds as well.
     pub writes: usize,
+    /// Threads that write: all write to one file, and more of them would only wait for each other.
+    pub writers: usize,
     /// How long a reader waits for a thread, and then for the disk, before the store is asked instead.
     pub patience: Duration,
-    /// How long a fetched block waits for its turn to be written before it is not kept.
+    /// How long a fetched block waits for a place among those before it is not kept.
     pub wait: Duration,
     /// How long a store may take to describe a snapshot before what is kept of it is used.
     pub outage: Duration,
@@ -83,9 +86,10 @@ impl Default for Config {
         Self {
             limit: Self::DEFAULT_LIMIT,
             loads: (2 * processors).clamp(4, 16),
-            writes: 16,
+            writes: 64,
+            writers: 2,
             patience: Duration::from_secs(2),
-            wait: Duration::from_millis(10),
+            wait: Duration::from_millis(50),
             outage: Duration::from_secs(1),
             clock: system_clock(),
         }
@@ -100,6 +104,7 @@ pub struct DiskCache {
     health: Health,
     loads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    writers: Arc<Semaphore>,
     /// Guards map operations only.
     open: Mutex<Open>,
     /// Held by the thread that makes room.
@@ -126,6 +131,7 @@ impl DiskCache {
             health: Health::default(),
             loads: Arc::new(Semaphore::new(config.loads)),
             writes: Arc::new(Semaphore::new(config.writes)),
+            writers: Arc::new(Semaphore::new(config.writers)),
             open: Mutex::default(),
             making_room: Mutex::default(),
             config,
@@ -194,23 +200,27 @@ impl DiskCache {
 
     /// Keeps a block, if there is room for it or can be made.
     fn keep(&self, files: &Files, index: BlockIndex, block: &Block) -> Result<bool> {
-        if !self.room.take() && !self.make_room()? {
+        let taken = match self.room.take() {
+            Some(taken) => Some(taken),
+            None => self.make_room()?,
+        };
+        let Some(_taken) = taken else {
             return Ok(false);
-        }
+        };
         files.keep(index, block, self.now()).map(|()| true)
     }
 
     /// Takes room for a block after looking how much there is, and what is oldest away if that is too little. One thread of a
     /// process does it at one time, while the others wait, and one process of all.
-    fn make_room(&self) -> Result<bool> {
+    fn make_room(&self) -> Result<Option<Taken<'_>>> {
         let turn = self.making_room.lock();
         let _turn = turn.unwrap_or_else(PoisonError::into_inner);
         // Another thread may have made it meanwhile, or found that there is none.
-        if self.room.take() {
-            return Ok(true);
+        if let Some(taken) = self.room.take() {
+            return Ok(Some(taken));
         }
         if !self.room.may_look() {
-            return Ok(false);
+            return Ok(None);
         }
         let mut measured = self.room.measure()?;
         if let Some(wanted) = measured.excess() {
@@ -222,7 +232,7 @@ impl DiskCache {
                 self.room.pause();
             }
             if hardly_any || measured.excess().is_some() {
-                return Ok(false);
+                return Ok(None);
             }
         }
         self.room.grant(measured);

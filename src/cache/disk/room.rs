@@ -32,8 +32,19 @@ pub(super) struct Room {
     limit: u64,
     /// As measured, and what was added since.
     used: AtomicU64,
+    /// Room that was taken, for blocks that may not be written yet.
+    writing: AtomicU64,
     /// Guards the numbers in it.
     grant: Mutex<Grant>,
+}
+
+/// Room for a block that is being written.
+pub(super) struct Taken<'a>(&'a Room);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.writing.fetch_sub(cost(), Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -78,6 +89,7 @@ impl Room {
             top: top.to_owned(),
             limit,
             used: AtomicU64::new(0),
+            writing: AtomicU64::new(0),
             grant: Mutex::default(),
         }
     }
@@ -91,15 +103,13 @@ impl Room {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes room for a block, if there is any that was granted.
-    pub(super) fn take(&self) -> bool {
+    /// Takes room for a block, if there is any that was granted. To be held until the block is written.
+    pub(super) fn take(&self) -> Option<Taken<'_>> {
         let mut grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = grant.bytes.checked_sub(cost());
-        if let Some(left) = left {
-            grant.bytes = left;
-            self.used.fetch_add(cost(), Ordering::Relaxed);
-        }
-        left.is_some()
+        grant.bytes = grant.bytes.checked_sub(cost())?;
+        self.used.fetch_add(cost(), Ordering::Relaxed);
+        self.writing.fetch_add(cost(), Ordering::Relaxed);
+        Some(Taken(self))
     }
 
     /// Whether it is worth while to look for more.
@@ -110,7 +120,8 @@ impl Room {
 
     /// Looks at all files, and at the file system.
     pub(super) fn measure(&self) -> Result<Measured> {
-        let mut used = 0;
+        // First, so that what is written meanwhile counts twice and not never.
+        let mut used = self.writing.load(Ordering::Relaxed);
         for name in private::names(&self.top)? {
             let path = self.top.join(name);
             used += allocated(&path);
@@ -178,12 +189,15 @@ mod tests {
         let all = [(); 4].map(|()| Room::new(dir.path(), 64 * MIB));
         let mut taken = 0;
         for room in &all {
-            assert!(!room.take(), "nothing is granted before it is measured");
+            assert!(
+                room.take().is_none(),
+                "nothing is granted before it is measured"
+            );
             let measured = room.measure().unwrap();
             room.grant(measured);
         }
         for room in &all {
-            while room.take() {
+            while room.take().is_some() {
                 taken += cost();
             }
         }

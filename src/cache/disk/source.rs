@@ -170,16 +170,18 @@ impl DiskSource {
             return;
         };
         let (cache, stats) = (Arc::clone(&self.cache), Arc::clone(&self.stats));
-        drop(tokio::task::spawn_blocking(move || {
-            let _place = place;
-            let kept = write(&cache, &files).unwrap_or_else(|e| {
-                cache.failed(&e);
-                false
-            });
-            if !kept {
+        tokio::spawn(async move {
+            let turn = Arc::clone(&cache.writers).acquire_owned().await.ok();
+            let write = move || {
+                let _held = (place, turn);
+                let kept = write(&cache, &files);
+                kept.inspect_err(|e| cache.failed(e))
+            };
+            let kept = blocking("writing to the disk cache", write).await;
+            if !kept.unwrap_or(false) {
                 stats.disk_skipped.add(1);
             }
-        }));
+        });
     }
 }
 
