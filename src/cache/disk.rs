@@ -61,7 +61,7 @@ pub struct Config {
     /// Blocks that wait to be written or are: as many as come while a page cache takes its time, and 32 MiB, most of which the
     /// memory cache holds as well.
     pub writes: usize,
-    /// Threads that write: all write to one file, and more of them would only wait for each other.
+    /// Threads that write. All write to one file: a second one would spin until the first lets go of it, and a core with it.
     pub writers: usize,
     /// How long a reader waits for a thread, and then for the disk, before the store is asked instead.
     pub patience: Duration,
@@ -87,7 +87,7 @@ impl Default for Config {
             limit: Self::DEFAULT_LIMIT,
             loads: (2 * processors).clamp(4, 16),
             writes: 64,
-            writers: 2,
+            writers: 1,
             patience: Duration::from_secs(2),
             wait: Duration::from_millis(50),
             outage: Duration::from_secs(1),
