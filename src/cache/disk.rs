@@ -65,7 +65,8 @@ pub struct Config {
     pub writers: usize,
     /// How long a reader waits for a thread, and then for the disk, before the store is asked instead.
     pub patience: Duration,
-    /// How long a fetched block waits for a place among those before it is not kept.
+    /// How long a fetched block waits for a place among those before it is not kept: so a disk that is a little slower than the
+    /// store slows reads down and keeps all of them.
     pub wait: Duration,
     /// How long a store may take to describe a snapshot before what is kept of it is used.
     pub outage: Duration,
@@ -89,7 +90,7 @@ impl Default for Config {
             writes: 64,
             writers: 1,
             patience: Duration::from_secs(2),
-            wait: Duration::from_millis(50),
+            wait: Duration::from_millis(250),
             outage: Duration::from_secs(1),
             clock: system_clock(),
         }

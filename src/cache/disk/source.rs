@@ -172,13 +172,22 @@ impl DiskSource {
         let (cache, stats) = (Arc::clone(&self.cache), Arc::clone(&self.stats));
         tokio::spawn(async move {
             let turn = Arc::clone(&cache.writers).acquire_owned().await.ok();
+            let disk = Arc::clone(&cache);
             let write = move || {
                 let _held = (place, turn);
-                let kept = write(&cache, &files);
-                kept.inspect_err(|e| cache.failed(e))
+                let kept = write(&disk, &files);
+                kept.inspect_err(|e| disk.failed(e))
             };
-            let kept = blocking("writing to the disk cache", write).await;
-            if !kept.unwrap_or(false) {
+            // One that hangs keeps its place and its turn.
+            let writing = blocking("writing to the disk cache", write);
+            let kept = match timeout(cache.config.patience, writing).await {
+                Ok(kept) => kept.unwrap_or(false),
+                Err(_) => {
+                    cache.hung();
+                    false
+                }
+            };
+            if !kept {
                 stats.disk_skipped.add(1);
             }
         });
