@@ -3,7 +3,10 @@
 //! Synchronous on purpose: file-system libraries and partition tables are, and tests stay simple. Where the
 //! bytes come from the network, a call waits; it must then not be made on a worker of the async runtime.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -98,4 +101,23 @@ pub fn check_range(size: u64, offset: u64, len: usize) -> Result<()> {
             format!("{len} bytes at offset {offset} are not all within {size}"),
         )),
     }
+}
+
+/// Fills `buf` with what a file holds from `offset` on; what lies past its end is zeros.
+pub fn read_padded(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+    while !buf.is_empty() {
+        match file.read_at(buf, offset) {
+            Ok(0) => {
+                buf.fill(0);
+                return Ok(());
+            }
+            Ok(read) => {
+                offset += u64::try_from(read).unwrap_or_default();
+                buf = buf.get_mut(read..).unwrap_or_default();
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }

@@ -24,7 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error", "stats", "block", "blocking", "durable", "record", "snapshot",
         ],
     ),
-    ("overlay", &["error", "block", "durable", "snapshot"]),
+    (
+        "overlay",
+        &["error", "block", "read_at", "durable", "snapshot"],
+    ),
     ("fuse", &["error", "stats", "block", "read_at"]),
     (
         "source",

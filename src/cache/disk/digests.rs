@@ -19,6 +19,7 @@ use super::header;
 use super::private::Mode;
 use crate::block::{BlockIndex, Digest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::read_padded;
 
 pub(super) const NAME: &str = "digests";
 const MAGIC: &[u8; 8] = b"ebsfscdg";
@@ -122,23 +123,8 @@ impl Digests {
         header::bound(&self.key, &[&index.get().to_le_bytes(), digest.as_bytes()])
     }
 
-    /// Fills `bytes`; what lies past the end is zeros.
-    fn read(&self, mut at: u64, mut bytes: &mut [u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            match self.file.read_at(bytes, at) {
-                Ok(0) => {
-                    bytes.fill(0);
-                    return Ok(());
-                }
-                Ok(read) => {
-                    at += u64::try_from(read).unwrap_or_default();
-                    bytes = bytes.get_mut(read..).unwrap_or_default();
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io(e, "read", &self.path)),
-            }
-        }
-        Ok(())
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        read_padded(&self.file, at, bytes).map_err(|e| Error::io(e, "read", &self.path))
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {

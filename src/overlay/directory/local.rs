@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::{Directory, File};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::read_at::read_padded;
 
 /// How long to wait for who has the overlay: a daemon that was unmounted may still be making things durable.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -294,22 +295,7 @@ impl File for LocalFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let (mut rest, mut at) = (buf, offset);
-        while !rest.is_empty() {
-            match self.file.read_at(rest, at) {
-                Ok(0) => {
-                    rest.fill(0);
-                    return Ok(());
-                }
-                Ok(read) => {
-                    rest = rest.get_mut(read..).unwrap_or_default();
-                    at += u64::try_from(read).unwrap_or(0);
-                }
-                Err(e) if e.kind() == IoKind::Interrupted => {}
-                Err(e) => return Err(Error::io(e, "read", &self.path)),
-            }
-        }
-        Ok(())
+        read_padded(&self.file, offset, buf).map_err(|e| Error::io(e, "read", &self.path))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
