@@ -21,7 +21,7 @@
 //! type with a closed set of kinds ([`error`]), mapped to errno and exit codes at the edges only.
 //!
 //! A [`block::Block`] cannot exist unhashed, so whatever reaches a reader was verified on its way. [`durable`]
-//! alone syncs and renames. [`cli`] alone reads arguments and prints; `cli/stack.rs` alone names the concrete
+//! alone syncs and renames. [`cli`] alone reads arguments and prints; `cli/stack` alone names the concrete
 //! types that stand on each other. [`server`] alone speaks HTTP.
 //!
 //! # Where to add
