@@ -10,6 +10,7 @@
 //! somebody does. Its failure is nobody's: who waits for a block that was begun less urgently has it fetched anew. What
 //! to fetch ahead is not decided here.
 
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +21,7 @@ use self::flight::{Job, ended_early, fly};
 use self::held::{ROOM, fetches_in};
 use self::origin::Origin;
 use self::state::{Found, State};
-use crate::block::{Block, BlockIndex};
+use crate::block::{Block, BlockIndex, BlockSet};
 use crate::error::Result;
 use crate::read_at::{DEADLINE, too_late};
 use crate::source::BlockSource;
@@ -164,6 +165,12 @@ impl CachedSource {
         true
     }
 
+    /// Whether the block is in memory; it does not count as used.
+    pub fn holds(&self, index: BlockIndex) -> bool {
+        let key = (self.origin.number, index);
+        self.cache.lock().held.contains(&key)
+    }
+
     /// Takes back [`ahead`](Self::ahead): nobody will ask for that block. What was fetched goes before other blocks do.
     pub fn give_up(&self, index: BlockIndex) {
         let job = self.cache.lock().give_up(&self.origin, index);
@@ -225,10 +232,13 @@ impl BlockSource for CachedSource {
         hit.or_else(|| self.origin.source.ready(index))
     }
 
-    fn kept(&self, index: BlockIndex) -> bool {
-        let key = (self.origin.number, index);
-        let held = self.cache.lock().held.contains(&key);
-        held || self.origin.source.kept(index)
+    async fn kept(&self, run: Range<u32>) -> BlockSet {
+        let below = self.origin.source.kept(run.clone()).await;
+        let number = self.origin.number;
+        let state = self.cache.lock();
+        let is_kept =
+            |index: &BlockIndex| below.contains(*index) || state.held.contains(&(number, *index));
+        run.map(BlockIndex::new).filter(is_kept).collect()
     }
 
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {

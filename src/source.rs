@@ -12,7 +12,7 @@ use futures_util::{Stream, TryStreamExt as _, stream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::block::{Block, BlockIndex};
+use crate::block::{Block, BlockIndex, BlockSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{DEADLINE, too_late};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
@@ -39,9 +39,10 @@ pub trait BlockSource: Send + Sync {
     /// A block that is at hand without waiting.
     fn ready(&self, index: BlockIndex) -> Option<Block>;
 
-    /// Whether the block is at hand on this machine; it is not loaded, and does not count as used.
-    fn kept(&self, _index: BlockIndex) -> bool {
-        false
+    /// Which blocks of `run` are at hand on this machine, as far as that is soon known; they are not loaded, and do not count
+    /// as used.
+    async fn kept(&self, _run: Range<u32>) -> BlockSet {
+        BlockSet::new()
     }
 
     /// The listing that tells of block `from`, if it is at hand; it may begin before `from`.

@@ -10,15 +10,15 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{iter, slice};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use crate::block::{BlockIndex, bytes_of};
+use crate::block::{BlockIndex, BlockSet, bytes_of};
 use crate::cache::{CachedSource, Priority};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::SnapshotId;
@@ -26,6 +26,9 @@ use crate::source::{BlockSource as _, runs_within};
 
 /// Blocks under way at one time: 640 MiB/s at 50 ms, and most of what a store takes at one time stays for readers.
 const AT_ONCE: usize = 64;
+
+/// Blocks that are looked for in the caches at one time.
+const LOOK: u32 = 4096;
 
 /// What is to be warm.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -156,8 +159,12 @@ impl Warm {
             ..
         } = estimate;
         let (source, pace) = (&disk.source, &Pace::new(wish.rate));
-        let missing = indexes(source, &spans)
-            .try_filter(|index| std::future::ready(!source.kept(*index)))
+        let missing = surveyed(source, &spans)
+            .map_ok(|(run, kept)| {
+                let missing = run.map(BlockIndex::new).filter(move |i| !kept.contains(*i));
+                stream::iter(missing.map(Ok))
+            })
+            .try_flatten()
             .map_ok(|index| async move {
                 pace.turn().await;
                 match source.fetch(index, Priority::Background).await {
@@ -247,23 +254,33 @@ fn spans(ranges: &[Range<u64>], count: u32) -> Result<Vec<Range<u32>>> {
     Ok(apart)
 }
 
-/// The blocks of `spans` that hold data.
-fn indexes<'a>(
+/// The blocks of `spans` that hold data, in runs of at most [`LOOK`], and which of each run are at hand.
+fn surveyed<'a>(
     source: &'a CachedSource,
     spans: &'a [Range<u32>],
-) -> impl Stream<Item = Result<BlockIndex>> + 'a {
+) -> impl Stream<Item = Result<(Range<u32>, BlockSet)>> + 'a {
+    let cut = |run: Range<u32>| {
+        let mut from = run.start;
+        iter::from_fn(move || {
+            let start = from;
+            from = run.end.min(from.saturating_add(LOOK));
+            (start < from).then_some(start..from)
+        })
+    };
     stream::iter(spans)
         .flat_map(|span| runs_within(source, span.clone()))
-        .map_ok(|run| stream::iter(run.map(BlockIndex::new).map(Ok)))
+        .map_ok(move |run| stream::iter(cut(run).map(Ok)))
         .try_flatten()
+        .and_then(async |run: Range<u32>| Ok((run.clone(), source.kept(run).await)))
 }
 
 async fn survey(snapshot: SnapshotId, disk: &Disk, spans: &[Range<u32>]) -> Result<Estimate> {
-    let count = async |(blocks, kept), index| {
-        let is_kept = disk.source.kept(index);
-        Ok((blocks + 1, kept + u64::from(is_kept)))
+    let count = async |(blocks, kept), (run, of_it): (Range<u32>, BlockSet)| {
+        Ok((blocks + u64::from(run.end - run.start), kept + of_it.len()))
     };
-    let (blocks, kept) = indexes(&disk.source, spans).try_fold((0, 0), count).await?;
+    let (blocks, kept) = surveyed(&disk.source, spans)
+        .try_fold((0, 0), count)
+        .await?;
     Ok(Estimate {
         snapshot,
         blocks,

@@ -104,9 +104,9 @@ impl Hashing {
                 thread::yield_now();
                 jobs = self.lock();
             }
+            // Whoever is hashing looks for more before it waits here.
             let taken = jobs.take();
             if taken.is_empty() {
-                // Those who come back from hashing look for more.
                 jobs = self
                     .changed
                     .wait(jobs)

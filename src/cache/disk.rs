@@ -56,7 +56,7 @@ pub use self::source::DiskSource;
 pub struct Config {
     /// Bytes of all files together.
     pub limit: u64,
-    /// Loads at one time: they hash, so some more than there are processors.
+    /// Loads at one time: more than a disk needs to be busy.
     pub loads: usize,
     /// Blocks that wait to be written or are: as many as come while a page cache takes its time, and 32 MiB, most of which the
     /// memory cache holds as well.

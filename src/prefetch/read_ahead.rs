@@ -1,5 +1,6 @@
 //! The source that reads ahead as the policy says.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use futures_util::future::join;
 use tokio::runtime::Handle;
 
 use super::{Plan, Policy};
-use crate::block::{Block, BlockIndex};
+use crate::block::{Block, BlockIndex, BlockSet};
 use crate::cache::{CachedSource, Outcome};
 use crate::error::Result;
 use crate::source::BlockSource;
@@ -115,8 +116,8 @@ impl BlockSource for ReadAhead {
         self.source.listed(from)
     }
 
-    fn kept(&self, index: BlockIndex) -> bool {
-        self.source.kept(index)
+    async fn kept(&self, run: Range<u32>) -> BlockSet {
+        self.source.kept(run).await
     }
 
     async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>> {

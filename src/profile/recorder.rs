@@ -1,6 +1,7 @@
 //! A source whose readers' touches are noted, and its profile followed.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -10,7 +11,7 @@ use tokio::runtime::Handle;
 use super::files::Files;
 use super::follow::{Follower, WINDOW};
 use super::record::{MOST, Owner, Profile};
-use crate::block::{Block, BlockIndex, MAX_BLOCKS};
+use crate::block::{Block, BlockIndex, BlockSet, MAX_BLOCKS};
 use crate::cache::CachedSource;
 use crate::error::Result;
 use crate::source::BlockSource;
@@ -142,7 +143,7 @@ impl Recorder {
                 self.stats.profile_fetches.add(1);
                 continue;
             }
-            let at_hand = self.cached.kept(*index);
+            let at_hand = self.cached.holds(*index);
             if let Some(follower) = &mut self.state().follower {
                 follower.refused(*index, at_hand);
             }
@@ -178,8 +179,8 @@ impl BlockSource for Profiled {
         Some(block)
     }
 
-    fn kept(&self, index: BlockIndex) -> bool {
-        self.source.kept(index)
+    async fn kept(&self, run: Range<u32>) -> BlockSet {
+        self.source.kept(run).await
     }
 
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {

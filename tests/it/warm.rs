@@ -241,7 +241,7 @@ fn a_store_that_fails_ends_it_and_what_was_fetched_stays() {
         // Readers notice nothing.
         assert_eq!(cached.block(at(249)).await.unwrap(), filled(7));
         warm.run(&Wish::default(), &|_| ()).await.unwrap();
-        assert!((0..250).all(|index| cached.kept(at(index))));
+        assert_eq!(cached.kept(0..300).await.len(), 250);
         // None was fetched twice but the one that failed.
         assert_eq!(store.gets(), 251);
     });

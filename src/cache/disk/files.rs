@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread;
@@ -19,7 +20,7 @@ use super::digests::Digests;
 use super::lock::{self, Gate, Lock};
 use super::presence::Presence;
 use super::private::{self, Mode};
-use crate::block::{Block, BlockIndex, Buffer, Digest};
+use crate::block::{Block, BlockIndex, BlockSet, Buffer, Digest};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record;
@@ -215,9 +216,15 @@ impl Files {
         self.damaged(index, why)
     }
 
-    /// Whether there is something for that block, whatever it is.
-    pub(super) fn has(&self, index: BlockIndex) -> bool {
-        self.digests.get(index).is_ok_and(|entry| entry.is_some())
+    /// The blocks of `run` for which there is something, whatever it is.
+    pub(super) fn kept(&self, run: Range<u32>) -> Result<BlockSet> {
+        let mut kept = BlockSet::new();
+        self.digests.ages(run.start, run.end, |index, used| {
+            if used > 0 {
+                kept.push(index);
+            }
+        })?;
+        Ok(kept)
     }
 
     fn damaged(&self, index: BlockIndex, why: &Error) -> Result<Found> {

@@ -1,5 +1,6 @@
 //! A snapshot through the disk tier: what is kept is loaded, and what is fetched is kept.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 
 use super::DiskCache;
 use super::files::{Files, Found, Identity};
-use crate::block::{Block, BlockIndex, Digest};
+use crate::block::{Block, BlockIndex, BlockSet, Digest};
 use crate::blocking::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::SnapshotInfo;
@@ -19,8 +20,8 @@ use crate::store::Listing;
 
 /// A source of one snapshot over the disk.
 ///
-/// The disk is not touched before the first read. It is read and written, and blocks are hashed, on threads that may wait;
-/// whoever reads waits for them for a bounded time, and goes on without.
+/// The disk is not touched before the first read. It is read and written on threads that may wait; whoever reads waits for
+/// them for a bounded time, and goes on without.
 pub struct DiskSource {
     source: Arc<dyn BlockSource>,
     cache: Arc<DiskCache>,
@@ -208,9 +209,9 @@ impl BlockSource for DiskSource {
         self.source.listed(from)
     }
 
-    fn kept(&self, index: BlockIndex) -> bool {
-        let files = self.files.get().and_then(Option::as_ref);
-        files.is_some_and(|files| files.has(index))
+    async fn kept(&self, run: Range<u32>) -> BlockSet {
+        let kept = self.read(move |_, files| files.kept(run)).await;
+        kept.unwrap_or_default()
     }
 
     async fn present(&self, from: BlockIndex) -> Result<Arc<Listing>> {
