@@ -6,13 +6,11 @@
 //! memory. Client, server and peer share the machine's cores. Loop devices need root.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Plan;
-use crate::measure::time;
 use crate::server::Server;
-use crate::setup::{MountPoint, PROGRAM, Scratch};
+use crate::setup::{MountPoint, Scratch};
 use crate::table::Row;
 
 mod huge;
@@ -141,10 +139,4 @@ impl Mounted<'_> {
         let stats = self.mount.stats();
         stats["snapshots"][self.id][name].as_u64().unwrap()
     }
-}
-
-/// Whether `ebsfs mount` has an option.
-fn has_option(name: &str) -> bool {
-    let (_, help) = time(Command::new(PROGRAM).args(["help", "mount"]));
-    help.contains(name)
 }

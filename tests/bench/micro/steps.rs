@@ -1,14 +1,20 @@
 //! The steps, from the byte range of a read to the copy of its bytes. Each prepares itself and its floor.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::hint::black_box;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ebsfs::block::{BLOCK_SIZE, Block, BlockIndex, BlockSet, Buffer, Digest, bytes_of, pieces};
+use ebsfs::cache::disk::{Config, DiskCache, DiskSource};
 use ebsfs::cache::{BlockCache, CachedSource};
 use ebsfs::image::Image;
+use ebsfs::prefetch::ReadAhead;
+use ebsfs::profile::Profiles;
 use ebsfs::read_at::ReadAt as _;
-use ebsfs::snapshot::{NewSnapshot, Seal, SnapshotId, VolumeSize};
+use ebsfs::snapshot::{NewSnapshot, Seal, SnapshotId, SnapshotInfo, VolumeSize};
 use ebsfs::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
 use ebsfs::stats::Stats;
 use ebsfs::store::memory::MemoryStore;
@@ -41,7 +47,6 @@ impl Case {
     }
 }
 
-/// A hit in the cache on disk has its place behind that in memory.
 pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "split 128 KiB",
@@ -66,6 +71,12 @@ pub(crate) const STEPS: &[Step] = &[
         floor: "copy of 4 KiB",
         prepare: small_read,
         instructions: Some(900),
+    },
+    Step {
+        name: "hit on disk",
+        floor: "read of the file, and SHA-256",
+        prepare: disk_hit,
+        instructions: None,
     },
     Step {
         name: "verify a block",
@@ -142,35 +153,85 @@ fn index_lookup() -> Case {
 /// Blocks in the cache.
 const HELD: u32 = 16;
 
+/// A snapshot of which the first blocks hold data.
+async fn snapshot() -> (SnapshotInfo, Arc<SnapshotSource>, Arc<IndexCache>) {
+    let store = Arc::new(MemoryStore::new().unwrap());
+    let new = NewSnapshot::new(VolumeSize::from_gib(1).unwrap()).unwrap();
+    let id = store.start(&new).await.unwrap().id;
+    for index in 0..HELD {
+        let block = Block::seal(vec![1 + index as u8; BLOCK_SIZE]).unwrap();
+        let put = store.put(&id, BlockIndex::new(index), &block);
+        put.await.unwrap();
+    }
+    let seal = Seal {
+        count: HELD.into(),
+        checksum: None,
+    };
+    store.complete(&id, &seal).await.unwrap();
+    let info = store.info(&id).await.unwrap();
+    let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
+    let source = SnapshotSource::new(store, &info, Arc::clone(&windows));
+    (info, Arc::new(source), windows)
+}
+
+async fn read_all(source: &dyn BlockSource) {
+    for index in 0..HELD {
+        source.block(BlockIndex::new(index)).await.unwrap();
+    }
+}
+
 /// A disk of which all blocks with data are in memory, as a mount stacks it, and the runtime that this needs.
 fn held() -> (Runtime, Arc<dyn BlockSource>) {
     let runtime = Runtime::new().unwrap();
+    let (info, source, _) = runtime.block_on(snapshot());
+    let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
+    let stats = Arc::new(Stats::default());
+    let cached = Arc::new(CachedSource::new(source, cache, Arc::clone(&stats)));
+    let ahead = ReadAhead::new(Arc::clone(&cached), runtime.handle().clone());
+    // There is no profile, and none is written.
+    let nowhere = PathBuf::from("/nonexistent");
+    let profiles = Profiles::new(nowhere, "memory".into(), runtime.handle().clone());
+    let profiled = profiles.profiled(&info.id, Arc::new(ahead), cached, stats);
+    profiled.begin();
+    runtime.block_on(read_all(&profiled));
+    (runtime, Arc::new(profiled))
+}
+
+/// What is kept lies in the page cache.
+fn disk_hit() -> Case {
+    let runtime = Runtime::new().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let top = scratch.path().join("blocks");
+    let disk = Arc::new(DiskCache::open(&top, Config::default()).unwrap());
+    let stats = Arc::new(Stats::default());
     let source = runtime.block_on(async {
-        let store = Arc::new(MemoryStore::new().unwrap());
-        let new = NewSnapshot::new(VolumeSize::from_gib(1).unwrap()).unwrap();
-        let id = store.start(&new).await.unwrap().id;
-        for index in 0..HELD {
-            let block = Block::seal(vec![1 + index as u8; BLOCK_SIZE]).unwrap();
-            let put = store.put(&id, BlockIndex::new(index), &block);
-            put.await.unwrap();
-        }
-        let seal = Seal {
-            count: HELD.into(),
-            checksum: None,
-        };
-        store.complete(&id, &seal).await.unwrap();
-        let info = store.info(&id).await.unwrap();
-        let windows = Arc::new(IndexCache::new(INDEX_MEMORY));
-        let snapshot = Arc::new(SnapshotSource::new(store, &info, windows));
-        let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-        let stats = Arc::new(Stats::default());
-        let source = Arc::new(CachedSource::new(snapshot, cache, stats));
-        for index in 0..HELD {
-            source.block(BlockIndex::new(index)).await.unwrap();
-        }
+        let (info, source, windows) = snapshot().await;
+        let (cache, counted) = (Arc::clone(&disk), Arc::clone(&stats));
+        let source = DiskSource::new(source, cache, "memory".into(), &info, windows, counted);
+        read_all(&source).await;
+        disk.settle().await;
         source
     });
-    (runtime, source)
+    let path = scratch.path().join("plain");
+    fs::write(&path, vec![7; BLOCK_SIZE]).unwrap();
+    let plain = File::open(&path).unwrap();
+    Case::new(
+        move |times| {
+            let (_, before) = (&scratch, stats.disk_hits.get());
+            for n in 0..times {
+                let index = BlockIndex::new((n * 5 % u64::from(HELD)) as u32);
+                black_box(runtime.block_on(source.block(index)).unwrap());
+            }
+            assert_eq!(stats.disk_hits.get() - before, times);
+        },
+        move |times| {
+            let mut buffer = vec![0; BLOCK_SIZE];
+            for _ in 0..times {
+                plain.read_exact_at(&mut buffer, 0).unwrap();
+                black_box(Sha256::digest(&buffer));
+            }
+        },
+    )
 }
 
 fn memory_hit() -> Case {

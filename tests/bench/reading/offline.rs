@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Caches, Mounted, World, has_option};
+use super::{Caches, Mounted, World};
 use crate::Plan;
 use crate::floor;
 use crate::measure::{in_turn, time};
@@ -20,10 +20,6 @@ use crate::table::Row;
 const PASSES: usize = 2;
 
 pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
-    // There is a cache on disk as soon as there is an option for its size.
-    if !has_option("--cache-disk-size") {
-        return vec![];
-    }
     let caches = world.caches();
     let mut server = Server::start(&world.memory, &world.store, &[]);
     for _ in 0..PASSES {

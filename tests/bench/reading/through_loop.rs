@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Caches, World, has_option};
+use super::{Caches, World};
 use crate::Plan;
 use crate::devices::Tree;
 use crate::measure::in_turn;
@@ -26,14 +26,8 @@ pub(super) fn rows(plan: &Plan, world: &World) -> Vec<Row> {
 /// machine.
 fn walks(plan: &Plan, world: &World) -> Vec<Row> {
     // Without blocks on disk the second has only the profile before the first.
-    let option = "--cache-disk-size";
-    let options: &[&str] = if has_option(option) {
-        &[option, "0"]
-    } else {
-        &[]
-    };
     let walk = |caches: &Caches| {
-        let mounted = world.mount(&world.far, caches, options);
+        let mounted = world.mount(&world.far, caches, &["--cache-disk-size", "0"]);
         tar(world, &mounted.file())
     };
     let [first_and_second, plain] = in_turn(
