@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::thread;
 
-use crate::images::{BLOCK, Disk, GIB, Random};
+use crate::images::{BLOCK, Disk, GIB, Random, random_block};
 use crate::serving::Server;
-use crate::world::{Mount, World, finish};
+use crate::world::{Mount, World, finish, run};
 
 /// An image of 1 GiB: 40 runs of ten blocks.
 fn image(world: &World) -> PathBuf {
@@ -32,10 +32,13 @@ struct Case {
 impl Case {
     /// The image, mounted by way of a server with these faults.
     fn new(world: &World, faults: &str, options: &[&str]) -> Self {
-        let image = image(world);
+        Self::of(world, image(world), faults, options)
+    }
+
+    fn of(world: &World, image: PathBuf, faults: &str, options: &[&str]) -> Self {
         let id = world.import(&image);
         let server = Server::start(world.dir(), &["--fault", faults]);
-        let at = world.empty("remote");
+        let at = world.empty(&format!("remote.{id}"));
         let mut command = world.bare();
         server.environment(&mut command);
         let said = finish(command.arg("mount").args(options).arg(&id).arg(&at));
@@ -67,6 +70,41 @@ impl Case {
             assert!(ours == expected, "MiB {at} differs");
         }
         assert_eq!(self.count("errors"), 0);
+    }
+}
+
+/// Through a loop device the reads are of another kind: in pieces of the file system's choice, with its metadata between.
+#[test]
+fn a_file_of_a_mounted_file_system_is_read_ahead() {
+    let Some(world) = World::for_root() else {
+        return;
+    };
+    let (tree, image) = (world.empty("tree"), world.path("fs.img"));
+    let content: Vec<u8> = (0..200).flat_map(random_block).collect();
+    fs::write(tree.join("file"), &content).unwrap();
+    let make = run(
+        "mkfs.ext4",
+        [
+            "-q",
+            "-d",
+            tree.to_str().unwrap(),
+            image.to_str().unwrap(),
+            "256M",
+        ],
+    );
+    make.ok();
+    for (number, options) in [&["--direct-io=on"][..], &[]].into_iter().enumerate() {
+        let case = Case::of(&world, image.clone(), "latency=5ms", &[]);
+        let device = world.attach(&case.mount.disk(&case.id), options);
+        let at = world.empty(&format!("inner{number}"));
+        run("mount", ["-o", "ro,noload", &device, at.to_str().unwrap()]).ok();
+        assert!(fs::read(at.join("file")).unwrap() == content);
+        let (fetches, used) = (case.count("fetches"), case.count("read_ahead_used"));
+        assert!(used > 150, "{used} of {fetches} were read ahead");
+        assert!(fetches < 240, "{fetches} fetched");
+        run("umount", [&at]).ok();
+        run("losetup", ["-d", &device]).ok();
+        world.unmount(&case.mount);
     }
 }
 
