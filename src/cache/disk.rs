@@ -20,7 +20,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::warn;
 use tokio::sync::Semaphore;
@@ -29,6 +29,7 @@ use self::eviction::Eviction;
 use self::files::{Files, Identity};
 use self::health::Health;
 use self::lock::Gate;
+use self::pace::Pace;
 use self::room::{Room, Taken};
 use crate::block::{Block, BlockIndex, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +45,7 @@ mod header;
 mod health;
 mod infos;
 mod lock;
+mod pace;
 mod presence;
 mod private;
 mod room;
@@ -58,7 +60,7 @@ pub struct Config {
     pub limit: u64,
     /// Loads at one time: more than a disk needs to be busy.
     pub loads: usize,
-    /// Blocks that wait to be written or are: as many as come while a page cache takes its time, and 32 MiB, most of which the
+    /// Blocks that wait to be written or are: as many as come while a disk takes its time, and 32 MiB, most of which the
     /// memory cache holds as well.
     pub writes: usize,
     /// Threads that write. All write to one file: a second one would spin until the first lets go of it, and a core with it.
@@ -103,6 +105,7 @@ pub struct DiskCache {
     config: Config,
     room: Room,
     health: Health,
+    pace: Pace,
     loads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     writers: Arc<Semaphore>,
@@ -130,6 +133,7 @@ impl DiskCache {
             top: top.to_owned(),
             room,
             health: Health::default(),
+            pace: Pace::default(),
             loads: Arc::new(Semaphore::new(config.loads)),
             writes: Arc::new(Semaphore::new(config.writes)),
             writers: Arc::new(Semaphore::new(config.writers)),
@@ -208,7 +212,11 @@ impl DiskCache {
         let Some(_taken) = taken else {
             return Ok(false);
         };
-        files.keep(index, block, self.now()).map(|()| true)
+        let behind = 2 * self.writes.available_permits() < self.config.writes;
+        let (way, begun) = (self.pace.way(behind), Instant::now());
+        files.keep(index, block, self.now(), way)?;
+        self.pace.took(way, begun.elapsed());
+        Ok(true)
     }
 
     /// Takes room for a block after looking how much there is, and what is oldest away if that is too little. One thread of a

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use super::data::Data;
+use super::data::{Data, Way};
 use super::digests::Digests;
 use super::lock::{self, Gate, Lock};
 use super::presence::Presence;
@@ -236,11 +236,11 @@ impl Files {
         Ok(Found::Damaged)
     }
 
-    /// Keeps a block.
-    pub(super) fn keep(&self, index: BlockIndex, block: &Block, now: u32) -> Result<()> {
+    /// Keeps a block, which goes that way.
+    pub(super) fn keep(&self, index: BlockIndex, block: &Block, now: u32, way: Way) -> Result<()> {
         let _shared = self.writers.read().unwrap_or_else(PoisonError::into_inner);
         if let Block::Data(_) = block {
-            self.data.write(index, block.bytes())?;
+            self.data.write(index, block.bytes(), way)?;
         }
         self.digests.put(index, &block.digest(), now)
     }

@@ -19,6 +19,26 @@ pub(super) enum Mode {
     Create,
     /// Made if it is missing, and each write goes to its end.
     Append,
+    /// If it exists, and past the page cache.
+    Direct,
+}
+
+impl Mode {
+    fn creates(self) -> bool {
+        match self {
+            Self::Create | Self::Append => true,
+            Self::Existing | Self::Direct => false,
+        }
+    }
+
+    fn flags(self) -> i32 {
+        // Nor does it wait for the other end of a pipe.
+        let always = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        match self {
+            Self::Direct => always | libc::O_DIRECT,
+            Self::Existing | Self::Create | Self::Append => always,
+        }
+    }
 }
 
 /// The directory at `path`, made if it is missing.
@@ -37,15 +57,14 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<Option<File>> {
         .read(true)
         .write(mode != Mode::Append)
         .append(mode == Mode::Append)
-        .create(mode != Mode::Existing)
+        .create(mode.creates())
         .truncate(false)
         .mode(0o600)
-        // Nor does it wait for the other end of a pipe.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .custom_flags(mode.flags())
         .open(path);
     let file = match opened {
         Ok(file) => file,
-        Err(e) if e.kind() == IoKind::NotFound && mode == Mode::Existing => return Ok(None),
+        Err(e) if e.kind() == IoKind::NotFound && !mode.creates() => return Ok(None),
         Err(e) => return Err(Error::io(e, "open", path)),
     };
     let found = file.metadata().map_err(|e| Error::io(e, "look at", path))?;
