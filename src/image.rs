@@ -7,12 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 
 use crate::block::{BlockIndex, bytes_of, pieces};
 use crate::error::Result;
-use crate::read_at::{Extent, ReadAt, check_range};
+use crate::read_at::{Extent, Lent, ReadAt, check_range};
 use crate::source::BlockSource;
 use crate::store::Listing;
 
@@ -58,6 +59,20 @@ impl ReadAt for Image {
             buf[piece.at].copy_from_slice(&block.bytes()[piece.within]);
         }
         Ok(())
+    }
+
+    fn lend(&self, offset: u64, len: usize, wait: bool) -> Result<Lent> {
+        check_range(self.size(), offset, len)?;
+        let first = pieces(offset, len).next();
+        let Some(piece) = first.filter(|piece| piece.at.len() == len) else {
+            return Ok(Lent::Apart);
+        };
+        let block = match self.source.ready(piece.index) {
+            Some(block) => block,
+            None if wait => self.runtime.block_on(self.source.block(piece.index))?,
+            None => return Ok(Lent::Later),
+        };
+        Ok(Lent::Bytes(Bytes::from_owner(block).slice(piece.within)))
     }
 
     fn extent(&self, offset: u64) -> Result<Extent> {

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::{Extent, ReadAt, WriteAt, check_range};
+use crate::read_at::{Extent, Lent, ReadAt, WriteAt, check_range};
 
 mod gpt;
 mod mbr;
@@ -202,6 +202,10 @@ impl<D: ReadAt + ?Sized> ReadAt for Slice<D> {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.disk.read_at(self.on_disk(offset, buf.len())?, buf)
+    }
+
+    fn lend(&self, offset: u64, len: usize, wait: bool) -> Result<Lent> {
+        self.disk.lend(self.on_disk(offset, len)?, len, wait)
     }
 
     fn extent(&self, offset: u64) -> Result<Extent> {

@@ -9,7 +9,20 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes without a copy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Lent {
+    /// As they lie in memory; they stay there as long as somebody has them.
+    Bytes(Bytes),
+    /// They would, once somebody has waited for them.
+    Later,
+    /// They do not lie together: they are to be read.
+    Apart,
+}
 
 /// What lies at an offset, and how far it reaches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +73,11 @@ pub trait ReadAt: Send + Sync {
 
     /// Reads, and waits where it must.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The same without a copy, for those who only pass the bytes on. [`Lent::Later`] only if it must not wait.
+    fn lend(&self, offset: u64, len: usize, _wait: bool) -> Result<Lent> {
+        check_range(self.size(), offset, len).map(|()| Lent::Apart)
+    }
 
     /// What lies at `offset`, which is inside. An extent may be reported in several parts, and neighbours may
     /// be of one kind: one call looks no further than what one listing tells.

@@ -11,7 +11,7 @@ use super::inodes::File;
 use super::pool::Pool;
 use crate::block::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::{DEADLINE, Extent, too_late};
+use crate::read_at::{DEADLINE, Extent, Lent, too_late};
 
 /// Answers a read, which is cut at the file's end.
 pub(super) fn read(pool: &Pool, file: Arc<File>, offset: u64, wanted: usize, reply: ReplyData) {
@@ -23,35 +23,46 @@ pub(super) fn read(pool: &Pool, file: Arc<File>, offset: u64, wanted: usize, rep
     if len == 0 {
         return reply.data(&[]);
     }
-    let mut buffer = Buffer::of(len);
-    let bytes = &mut buffer[..len];
-    match export.data.try_read_at(offset, bytes) {
-        Ok(false) => {
-            let asked = Instant::now();
-            let file = Arc::clone(&file);
-            pool.run(move || answer_late(&file.export, asked, offset, len, reply));
+    // Most reads lie within one block, which goes to the kernel as it lies in memory.
+    match export.data.lend(offset, len, false) {
+        Ok(Lent::Later) => answer_late(pool, &file, offset, len, reply),
+        Ok(Lent::Bytes(bytes)) => answer(export, offset, len, Ok(&bytes), reply),
+        Ok(Lent::Apart) => {
+            let mut buffer = Buffer::of(len);
+            let bytes = &mut buffer[..len];
+            match export.data.try_read_at(offset, bytes) {
+                Ok(false) => answer_late(pool, &file, offset, len, reply),
+                done => answer(export, offset, len, done.map(|_| &*bytes), reply),
+            }
         }
-        done => answer(export, offset, bytes, done.map(drop), reply),
+        Err(e) => answer(export, offset, len, Err(e), reply),
     }
 }
 
-/// Answers a read that had to wait, if it has not waited too long for a thread already.
-fn answer_late(export: &Export, asked: Instant, offset: u64, len: usize, reply: ReplyData) {
-    let mut buffer = Buffer::of(len);
-    let bytes = &mut buffer[..len];
-    let late = asked.elapsed() > DEADLINE;
-    let done = if late {
-        Err(too_late())
-    } else {
-        export.data.read_at(offset, bytes)
-    };
-    answer(export, offset, bytes, done, reply);
+/// Answers a read that has to wait, if it did not wait too long for a thread already.
+fn answer_late(pool: &Pool, file: &Arc<File>, offset: u64, len: usize, reply: ReplyData) {
+    let (file, asked) = (Arc::clone(file), Instant::now());
+    pool.run(move || {
+        let export = &file.export;
+        if asked.elapsed() > DEADLINE {
+            return answer(export, offset, len, Err(too_late()), reply);
+        }
+        match export.data.lend(offset, len, true) {
+            Ok(Lent::Bytes(bytes)) => answer(export, offset, len, Ok(&bytes), reply),
+            Ok(Lent::Apart | Lent::Later) => {
+                let mut buffer = Buffer::of(len);
+                let bytes = &mut buffer[..len];
+                let done = export.data.read_at(offset, bytes);
+                answer(export, offset, len, done.map(|()| &*bytes), reply);
+            }
+            Err(e) => answer(export, offset, len, Err(e), reply),
+        }
+    });
 }
 
-fn answer(export: &Export, offset: u64, bytes: &[u8], done: Result<()>, reply: ReplyData) {
-    let len = bytes.len();
-    match done {
-        Ok(()) => {
+fn answer(export: &Export, offset: u64, len: usize, read: Result<&[u8]>, reply: ReplyData) {
+    match read {
+        Ok(bytes) => {
             export.stats.bytes.add(u64::try_from(len).unwrap_or(0));
             reply.data(bytes);
         }
