@@ -183,6 +183,14 @@ impl Block {
         Ok(Self::hashed(bytes, digest))
     }
 
+    /// Bytes from outside that were hashed while they came.
+    fn verify_hashed(bytes: Buffer, digest: Digest, expected: &Digest) -> Result<Self> {
+        let sealed = data(bytes).map_err(corrupt)?;
+        sealed
+            .map_or(Self::Zero, |bytes| Self::hashed(bytes, digest))
+            .promised(expected)
+    }
+
     fn hashed(bytes: Buffer, digest: Digest) -> Self {
         let bytes = Arc::new(bytes);
         Self::Data(Verified { digest, bytes })

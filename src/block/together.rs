@@ -2,15 +2,17 @@
 //!
 //! One stream of SHA-256 leaves most of a core idle: each of its steps waits for the one before. Four streams side by
 //! side take half the time that they take one after the other, and sixteen less still. So blocks that come in while
-//! others are hashed wait here for each other, and the threads of this module, one for each core at most, take
-//! them together. A block that comes alone is hashed at once.
+//! others are hashed wait here for each other, and for a moment also for those that were asked for and are arriving; the
+//! threads of this module, one for each core at most, take them together. A block that comes alone is hashed at once.
 //!
 //! The digest is that of [`Digest::of`]: whether it is, on this processor, is tried once, before it is relied on.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tape_sha256::hash_many;
 use tokio::sync::oneshot;
@@ -24,6 +26,36 @@ const FEW: usize = 4;
 /// More than so many gain little, and the first would have to wait for the last: 5 ms or so.
 const MANY: usize = 16;
 
+/// How long blocks wait for others: in this time a few come in at the rate at which one core could hash them alone, and
+/// who waits for one of them hardly notices, as requests for so many are under way.
+const MOMENT: Duration = Duration::from_millis(3);
+
+/// Blocks that were asked for and are not hashed yet.
+static ARRIVING: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that a block will come to be hashed, until it is dropped.
+pub(super) struct Arriving(());
+
+impl Default for Arriving {
+    fn default() -> Self {
+        ARRIVING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Arriving {
+    /// Whether too few others arrive to be hashed with.
+    pub(super) fn is_alone(&self) -> bool {
+        ARRIVING.load(Ordering::Relaxed) < FEW
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        ARRIVING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Bytes to hash, and who is to have them back with their digest.
 struct Job {
     bytes: Buffer,
@@ -36,6 +68,8 @@ struct Jobs {
     /// Threads that hash, and threads there are.
     busy: usize,
     threads: usize,
+    /// Whether a thread waits for those that are arriving.
+    gathering: bool,
 }
 
 struct Hashing {
@@ -74,7 +108,7 @@ impl Hashing {
     fn add(&'static self, job: Job) -> Result<()> {
         let mut jobs = self.lock();
         jobs.waiting.push_back(job);
-        if jobs.busy > 0 && (jobs.waiting.len() < FEW || jobs.busy == self.cores) {
+        if jobs.are_looked_at_soon() && (jobs.waiting.len() < FEW || jobs.busy == self.cores) {
             return Ok(());
         }
         if jobs.busy == jobs.threads && jobs.threads < self.cores {
@@ -98,11 +132,19 @@ impl Hashing {
     fn work(&self) {
         let mut jobs = self.lock();
         loop {
-            if (1..FEW).contains(&jobs.waiting.len()) {
+            if jobs.are_few() {
                 // Others that are about to come may come first.
                 drop(jobs);
                 thread::yield_now();
                 jobs = self.lock();
+            }
+            if jobs.are_worth_waiting_for() {
+                jobs.gathering = true;
+                let waited = self
+                    .changed
+                    .wait_timeout_while(jobs, MOMENT, |jobs| jobs.are_few());
+                (jobs, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                jobs.gathering = false;
             }
             // Whoever is hashing looks for more before it waits here.
             let taken = jobs.take();
@@ -124,10 +166,26 @@ impl Hashing {
 }
 
 impl Jobs {
+    /// Whether some wait, and fewer than gain by being together.
+    fn are_few(&self) -> bool {
+        (1..FEW).contains(&self.waiting.len())
+    }
+
+    /// Whether so many are arriving that those which wait become enough with them.
+    fn are_worth_waiting_for(&self) -> bool {
+        let arriving = ARRIVING.load(Ordering::Relaxed);
+        !self.gathering && self.are_few() && self.waiting.len() + arriving >= FEW
+    }
+
+    /// Whether a thread will look at what waits soon, without being woken.
+    fn are_looked_at_soon(&self) -> bool {
+        self.busy > 0 || self.gathering
+    }
+
     /// The next jobs: as many as are hashed well together; fewer only if nobody comes back soon who takes them with others.
     fn take(&mut self) -> Vec<Job> {
         let count = match self.waiting.len() {
-            0..FEW if self.busy > 0 => 0,
+            0..FEW if self.are_looked_at_soon() => 0,
             few @ 0..FEW => few.min(1),
             more => more.min(MANY) / FEW * FEW,
         };
@@ -215,6 +273,24 @@ mod tests {
             }
             assert!(digest(vec![7; 1000].into()).await.is_ok());
         });
+    }
+
+    #[test]
+    fn those_that_are_arriving_are_waited_for_once() {
+        let job = || Job {
+            bytes: vec![].into(),
+            tell: oneshot::channel().0,
+        };
+        let mut jobs = Jobs::default();
+        let _arriving = [(); FEW].map(|()| Arriving::default());
+        assert!(!jobs.are_worth_waiting_for(), "nobody waits for them");
+        jobs.waiting.push_back(job());
+        assert!(jobs.are_worth_waiting_for());
+        jobs.gathering = true;
+        assert!(!jobs.are_worth_waiting_for());
+        assert_eq!(jobs.take().len(), 0, "left to the thread that waits");
+        jobs.waiting.extend([job(), job(), job()]);
+        assert_eq!(jobs.take().len(), FEW);
     }
 
     #[test]

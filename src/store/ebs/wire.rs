@@ -116,6 +116,7 @@ impl Wire {
             action: "ebs:GetSnapshotBlock",
             what: &what,
         };
+        let mut block = BlockBuilder::new();
         let sent = self
             .client
             .get_snapshot_block()
@@ -126,7 +127,6 @@ impl Wire {
             .await;
         let mut output = sent.map_err(|e| asked.sdk(&e))?;
         let expected = promised(&output).map_err(|what| asked.corrupt(what))?;
-        let mut block = BlockBuilder::new();
         while let Some(piece) = output.block_data.next().await {
             let piece = piece.map_err(|e| asked.cut_short(&e))?;
             block
