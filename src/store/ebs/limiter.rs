@@ -1,8 +1,9 @@
 //! How many requests are under way at one time: as many as bring something, and as the service takes.
 //!
 //! It begins with a few and doubles as long as that brings more in the same time: 50 ms away it takes hundreds to
-//! fill a processor, and next door a dozen, more of which would only wait for each other. Then it stays, and adds one
-//! at a time where that still helps. A throttle halves it, at most once per round trip: what was sent before the
+//! fill a processor, and next door a dozen, more of which would only wait for each other. What a service next door gains
+//! while it warms up is no reason to: so many are enough as fill the line, by its rate and its shortest round trip, a few
+//! times. Then it stays, and adds one at a time where that still helps. A throttle halves it, at most once per round trip: what was sent before the
 //! last cut says nothing about the new limit. It recovers one by one, up to where it was (AIMD).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ const SAMPLE: u32 = 32;
 const DOUBLING_GAIN: f64 = 1.25;
 /// And for one more.
 const GAIN: f64 = 1.05;
+/// How often the line may be filled: round trips are seldom as short as the shortest.
+const FILLINGS: f64 = 8.0;
 /// What is left of the best rate after each measurement that was lower: an hour ago is not now.
 const FADING: f64 = 0.98;
 
@@ -38,6 +41,8 @@ struct State {
     knee: Option<usize>,
     /// Requests a second, at best.
     best: f64,
+    /// What a request took, at best; seconds.
+    shortest: f64,
     successes: u32,
     since: Instant,
     /// Whether someone had to wait since then: only then does a rate say something about the limit.
@@ -54,6 +59,7 @@ impl Limiter {
             excess: 0,
             knee: None,
             best: 0.0,
+            shortest: f64::INFINITY,
             successes: 0,
             since: Instant::now(),
             full: false,
@@ -68,7 +74,7 @@ impl Limiter {
     /// Waits for its turn; the request is to begin then.
     pub(super) async fn enter(&self) -> Permit<'_> {
         if self.free.available_permits() == 0 {
-            self.state().full = true;
+            self.state().fill();
         }
         Permit {
             limiter: self,
@@ -96,7 +102,12 @@ impl Limiter {
             self.free.add_permits(more - stay);
         }
         if limit != state.limit {
-            log::debug!("{limit} requests at one time, after {}", state.limit);
+            log::debug!(
+                "{limit} requests at one time, after {}; at best {:.0} a second, {:.1} ms",
+                state.limit,
+                state.best,
+                state.shortest * 1000.0
+            );
         }
         state.limit = limit;
     }
@@ -108,11 +119,20 @@ impl Limiter {
 }
 
 impl State {
-    /// Begins another measurement.
+    /// Ends a measurement.
     fn measure(&mut self) {
         self.successes = 0;
         self.since = Instant::now();
         self.full = false;
+    }
+
+    /// Somebody has to wait: from here on it is measured how much comes through. Before, there was less to do than may be
+    /// done, and a rate over that time would be none of the service's.
+    fn fill(&mut self) {
+        if !self.full {
+            self.measure();
+            self.full = true;
+        }
     }
 
     /// After how many successes to look at the limit.
@@ -125,11 +145,19 @@ impl State {
         }
     }
 
+    /// Whether those under way fill the line, at that rate, a few times over.
+    fn is_full_at(&self, rate: f64) -> bool {
+        let under_way = u32::try_from(self.limit).map_or(f64::INFINITY, f64::from);
+        under_way > rate * self.shortest * FILLINGS
+    }
+
     /// The limit that a measured rate asks for.
     fn next(&mut self, rate: f64) -> usize {
         let gain = |factor| rate > self.best * factor;
         let limit = match self.knee {
-            None if gain(DOUBLING_GAIN) && self.limit < MAX => self.limit * 2,
+            None if gain(DOUBLING_GAIN) && self.limit < MAX && !self.is_full_at(rate) => {
+                self.limit * 2
+            }
             None => {
                 // The last doubling brought little; more would bring nothing.
                 self.knee = Some(self.limit);
@@ -155,6 +183,7 @@ impl Permit<'_> {
     pub(super) fn succeeded(self) {
         let mut state = self.limiter.state();
         state.successes += 1;
+        state.shortest = self.since.elapsed().as_secs_f64().min(state.shortest);
         if state.successes < state.sample() {
             return;
         }
@@ -254,6 +283,21 @@ mod tests {
             use_service(&limiter, 3000, Duration::from_millis(300)).await;
             // 150 are answered while one is on its way.
             assert!(limiter.limit() >= 128, "{}", limiter.limit());
+        });
+    }
+
+    #[test]
+    fn an_idle_time_before_does_not_count() {
+        in_paused_time(async {
+            let limiter = Limiter::new(32);
+            for _ in 0..20 {
+                let permit = limiter.enter().await;
+                sleep(Duration::from_millis(50)).await;
+                permit.succeeded();
+                advance(Duration::from_secs(1)).await;
+            }
+            use_service(&limiter, 1000, Duration::from_millis(50)).await;
+            assert!(limiter.limit() >= 64, "{}", limiter.limit());
         });
     }
 
