@@ -94,7 +94,7 @@ pub(super) fn parse_cache_size(text: &str) -> Result<usize, String> {
 impl Mount {
     pub(super) fn run(self, common: &Common) -> Outcome {
         if self.foreground || self.detached {
-            daemon::with_few_heaps();
+            daemon::with_little_memory();
             let served = self.serve(common);
             // Whoever started the daemon waits for what became of it.
             return if self.detached {
