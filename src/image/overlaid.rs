@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::Image;
 use crate::error::Result;
 use crate::overlay::{Amount, Overlay, PAGE_SIZE, State, View};
-use crate::read_at::{Extent, ReadAt, WriteAt, check_range};
+use crate::read_at::{Extent, Lent, ReadAt, WriteAt, check_range};
 use crate::source::BlockSource;
 
 /// The same for offsets.
@@ -168,6 +168,18 @@ impl ReadAt for OverlaidImage {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.fill(offset, buf, true).map(drop)
+    }
+
+    /// What the overlay has nothing of is lent as it lies below.
+    fn lend(&self, offset: u64, len: usize, wait: bool) -> Result<Lent> {
+        check_range(self.size, offset, len)?;
+        let end = offset + u64::try_from(len).unwrap_or(u64::MAX);
+        let (state, until) = self.overlay.view().extent(offset);
+        let below = self.below();
+        if state != State::Base || until < end || below.size() < end {
+            return Ok(Lent::Apart);
+        }
+        below.lend(offset, len, wait)
     }
 
     fn extent(&self, offset: u64) -> Result<Extent> {
