@@ -15,17 +15,12 @@ const OVERHEAD: usize = 128;
 /// What the largest entry takes.
 pub(super) const ROOM: usize = OVERHEAD + Block::MAX_MEMORY;
 
-/// What a fetch takes beside the room for its block, while many are under way: pieces of the answer that its connection
-/// has read, and that wait for each other to be taken.
+/// What a connection takes, beside the room for the block that it brings: pieces of the answer that it has read, and that wait
+/// for each other to be taken. It keeps that room for the next answer.
 const CONNECTION: usize = Block::MAX_MEMORY;
 
-/// Fetches of which that is not counted: they never fill a connection's buffer for long.
+/// Connections of which that is not counted: few never fill their buffers for long.
 const UNCOUNTED: usize = 8;
-
-/// What `fetches` under way take.
-fn cost_of(fetches: usize) -> usize {
-    fetches * ROOM + fetches.saturating_sub(UNCOUNTED) * CONNECTION
-}
 
 /// Fetches that may be under way at one time in a cache of `capacity` bytes: half of it is theirs. One always may.
 pub(super) fn fetches_in(capacity: usize) -> usize {
@@ -55,6 +50,8 @@ pub(super) struct Held {
     bytes: usize,
     /// Fetches under way, which take room, too.
     fetches: usize,
+    /// As many as there were fetches at one time: they stay, to be used again.
+    connections: usize,
     /// Blocks that will be read ahead, and that nobody has asked for yet.
     expected: usize,
 }
@@ -67,13 +64,15 @@ impl Held {
             capacity,
             bytes: 0,
             fetches: 0,
+            connections: 0,
             expected: 0,
         }
     }
 
     /// Taken by blocks and fetches.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + cost_of(self.fetches)
+        let connections = self.connections.saturating_sub(UNCOUNTED) * CONNECTION;
+        self.bytes + self.fetches * ROOM + connections
     }
 
     pub(super) fn fetches(&self) -> usize {
@@ -131,6 +130,7 @@ impl Held {
     /// Makes room for one more fetch.
     pub(super) fn begin(&mut self) {
         self.fetches += 1;
+        self.connections = self.connections.max(self.fetches);
         self.shrink();
     }
 
@@ -215,6 +215,22 @@ impl Held {
                 break;
             };
             self.bytes -= cost(&block);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_connections_hold_stays_taken_when_their_fetches_have_ended() {
+        let mut held = Held::new(100 * ROOM);
+        for _ in 0..2 {
+            (0..UNCOUNTED + 3).for_each(|_| held.begin());
+            assert_eq!(held.bytes(), (UNCOUNTED + 3) * ROOM + 3 * CONNECTION);
+            (0..UNCOUNTED + 3).for_each(|_| held.end());
+            assert_eq!(held.bytes(), 3 * CONNECTION);
         }
     }
 }
