@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("record", &["error", "block", "durable"]),
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
+    ("filesystem", &["error"]),
     (
         "store",
         &[
