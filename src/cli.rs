@@ -10,21 +10,26 @@ use log::LevelFilter;
 
 use crate::error::{Error, ErrorKind};
 
+mod cat;
 mod commit;
 mod daemon;
 mod delete;
 mod disk_cache;
 mod export;
+mod files;
 mod gc;
 mod import;
 mod info;
 mod interrupt;
 mod list;
+mod ls;
 mod mount;
 mod mounted;
 mod overlay;
+mod place;
 mod prices;
 mod progress;
+mod reading;
 mod serve;
 mod sockets;
 mod stack;
@@ -110,6 +115,10 @@ enum Command {
     List(list::List),
     /// Show one snapshot: its blocks, its partitions
     Info(info::Info),
+    /// Show what is in a directory of a snapshot
+    Ls(ls::Ls),
+    /// Write files of a snapshot to stdout
+    Cat(cat::Cat),
     /// Show snapshots as image files in a directory
     Mount(mount::Mount),
     /// Fetch a mounted snapshot before it is read
@@ -198,6 +207,8 @@ impl Cli {
             Command::Import(verb) => verb.run(&common),
             Command::List(verb) => verb.run(&common),
             Command::Info(verb) => verb.run(&common),
+            Command::Ls(verb) => verb.run(&common),
+            Command::Cat(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
             Command::Warm(verb) => verb.run(),
             Command::Umount(verb) => verb.run(),

@@ -13,6 +13,15 @@ use std::time::SystemTime;
 
 use crate::error::Result;
 
+mod bytes;
+mod ext4;
+mod map;
+mod probe;
+mod walk;
+
+pub use self::probe::{Format, open, probe};
+pub use self::walk::{Found, Last, Walk, resolve};
+
 /// A file of one tree, by its inode number; good as long as the tree is. Two names with one node are hard links.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Node(u64);
