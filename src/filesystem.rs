@@ -18,6 +18,7 @@ mod ext4;
 mod map;
 mod probe;
 mod walk;
+mod xfs;
 
 pub use self::probe::{Format, open, probe};
 pub use self::walk::{Found, Last, Walk, resolve};

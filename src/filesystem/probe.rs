@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::bytes::{le16, le32, piece};
-use super::{FileTree, ext4};
+use super::{FileTree, ext4, xfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 
@@ -69,6 +69,7 @@ const FORMATS: &[Format] = &[
             .into_iter()
             .any(|at| has(head, at, b"SWAPSPACE2"))
     }),
+    readable("xfs", xfs::recognise, xfs::open),
     readable("ext4", ext4::recognise, ext4::open),
     known("ntfs", |head| has(head, 3, b"NTFS    ")),
     known("exfat", |head| has(head, 3, b"EXFAT   ")),
