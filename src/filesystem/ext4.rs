@@ -264,7 +264,9 @@ impl Ext4 {
                 // So that a small image cannot say that it has more names than fit into it.
                 ensure(seen.insert(at), || "it uses a block twice".into())?;
                 self.volume.read(at, &mut block)?;
-                directory::read_block(&block, inode.seed, entries)
+                // The index begins in the first block, which has another checksum.
+                let seed = inode.seed.filter(|_| number > 0 || !inode.is_indexed());
+                directory::read_block(&block, seed, entries)
                     .map_err(|e| e.context(format!("block {number} of the directory")))?;
                 done = done.saturating_add(block_size);
             }

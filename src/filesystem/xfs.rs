@@ -73,7 +73,9 @@ impl Tree {
             let mut raw = vec![0; usize::try_from(superblock.inode_size).unwrap_or_default()];
             self.volume.read(superblock.inode_at(number)?, &mut raw)?;
             let inode = Inode::parse(superblock, number, raw)?;
-            ensure(!inode.is_free(), || "it is not in use, and has a name".into())?;
+            ensure(!inode.is_free(), || {
+                "it is not in use, and has a name".into()
+            })?;
             Ok(inode)
         };
         read().map_err(|e: Error| e.context(format!("inode {number}")))
@@ -87,7 +89,9 @@ impl Tree {
                 "its contents are in a realtime section, which is not read here",
             ));
         }
-        let blocks = inode.size.div_ceil(self.volume.superblock.block_size.max(1));
+        let blocks = inode
+            .size
+            .div_ceil(self.volume.superblock.block_size.max(1));
         map::read(&self.volume, inode, &inode.data()?, blocks)
     }
 
@@ -116,7 +120,9 @@ impl Tree {
         if fork.layout == Layout::Local {
             return directory::short(fork.bytes, superblock);
         }
-        let blocks = directory::INDEX_AT.checked_div(superblock.block_size).unwrap_or_default();
+        let blocks = directory::INDEX_AT
+            .checked_div(superblock.block_size)
+            .unwrap_or_default();
         let map = map::read(&self.volume, inode, &fork, blocks)?;
         let size = superblock.directory_size();
         let mut block = vec![0; usize::try_from(size).unwrap_or_default()];
@@ -127,15 +133,23 @@ impl Tree {
             // So that a small image cannot say that it has more names than fit into it.
             let mut at = span.start;
             while at < span.start.saturating_add(span.len) {
-                let disk = span.at.map(|start| start.saturating_add(at.saturating_sub(span.start)));
-                ensure(disk.is_some_and(|disk| seen.insert(disk)), || "it uses a block twice, or one that is not written".into())?;
+                let disk = span
+                    .at
+                    .map(|start| start.saturating_add(at.saturating_sub(span.start)));
+                ensure(disk.is_some_and(|disk| seen.insert(disk)), || {
+                    "it uses a block twice, or one that is not written".into()
+                })?;
                 at = at.saturating_add(superblock.block_size);
             }
             // A block of a directory may lie in pieces.
             let end = span.start.saturating_add(span.len);
             while next < end {
                 if next.saturating_add(size) <= span.start {
-                    next = span.start.checked_div(size).unwrap_or_default().saturating_mul(size);
+                    next = span
+                        .start
+                        .checked_div(size)
+                        .unwrap_or_default()
+                        .saturating_mul(size);
                 }
                 map.fill(next, &mut block, |at, buf| self.volume.read(at, buf))?;
                 directory::block(&block, superblock, inode.number, &mut entries)
@@ -147,7 +161,9 @@ impl Tree {
     }
 
     fn target(&self, inode: &Inode) -> Result<Vec<u8>> {
-        ensure(inode.size > 0 && inode.size <= MAX_TARGET, || "its target has an impossible length".into())?;
+        ensure(inode.size > 0 && inode.size <= MAX_TARGET, || {
+            "its target has an impossible length".into()
+        })?;
         let size = usize::try_from(inode.size).unwrap_or_default();
         let fork = inode.data()?;
         if fork.layout == Layout::Local {
@@ -156,14 +172,21 @@ impl Tree {
         // A target takes more blocks than its length says: each has a header.
         let map = map::read(&self.volume, inode, &fork, u64::MAX)?;
         let mut target = Vec::with_capacity(size);
-        let mut block = vec![0; usize::try_from(self.volume.superblock.block_size).unwrap_or_default()];
+        let mut block =
+            vec![0; usize::try_from(self.volume.superblock.block_size).unwrap_or_default()];
         let mut offset = 0;
         while target.len() < size {
-            ensure(offset < u64::from(u16::MAX) << 4, || "its target is not all there".into())?;
+            ensure(offset < u64::from(u16::MAX) << 4, || {
+                "its target is not all there".into()
+            })?;
             map.fill(offset, &mut block, |at, buf| self.volume.read(at, buf))?;
             let bytes = match self.volume.superblock.v5 {
                 true => {
-                    let pieces = [part(&block, 0..12)?, &[0; 4], part(&block, 16..block.len())?];
+                    let pieces = [
+                        part(&block, 0..12)?,
+                        &[0; 4],
+                        part(&block, 16..block.len())?,
+                    ];
                     let stored = u32::from_le_bytes(be32(&block, 12)?.to_be_bytes());
                     let len = usize::try_from(be32(&block, 8)?).unwrap_or(usize::MAX);
                     ensure(
@@ -187,15 +210,20 @@ impl Tree {
     /// Blocks that are free in one group: what the superblock says is only true after it was unmounted.
     fn free_in(&self, group: u32) -> Result<u64> {
         let superblock = &self.volume.superblock;
-        let at = superblock.group_at(group).saturating_add(superblock.sector_size);
+        let at = superblock
+            .group_at(group)
+            .saturating_add(superblock.sector_size);
         let mut bytes = vec![0; usize::try_from(superblock.sector_size).unwrap_or_default()];
         self.volume.read(at, &mut bytes)?;
-        ensure(piece(&bytes, 0, 4)? == b"XAGF" && be32(&bytes, 8)? == group, || {
-            format!("the header of group {group} is damaged")
-        })?;
+        ensure(
+            piece(&bytes, 0, 4)? == b"XAGF" && be32(&bytes, 8)? == group,
+            || format!("the header of group {group} is damaged"),
+        )?;
         // Free ones, those kept for trees, and those in such trees.
         let field = |at| be32(&bytes, at).map(u64::from);
-        Ok(field(52)?.saturating_add(field(48)?).saturating_add(field(60)?))
+        Ok(field(52)?
+            .saturating_add(field(48)?)
+            .saturating_add(field(60)?))
     }
 }
 
@@ -206,7 +234,10 @@ fn about(number: u64) -> impl FnOnce(Error) -> Error {
 fn refuse_unless(holds: bool, number: u64, what: &str) -> Result<()> {
     match holds {
         true => Ok(()),
-        false => Err(Error::new(ErrorKind::Invalid, format!("inode {number} is {what}"))),
+        false => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("inode {number} is {what}"),
+        )),
     }
 }
 
@@ -247,7 +278,11 @@ impl FileTree for Tree {
 
     fn entries(&self, dir: Node) -> Result<Vec<Entry>> {
         let inode = self.inode(dir)?;
-        refuse_unless(inode.kind()? == Kind::Directory, dir.number(), "no directory")?;
+        refuse_unless(
+            inode.kind()? == Kind::Directory,
+            dir.number(),
+            "no directory",
+        )?;
         self.names(&inode).map_err(about(dir.number()))
     }
 
@@ -279,7 +314,11 @@ impl FileTree for Tree {
 
     fn link_target(&self, node: Node) -> Result<Vec<u8>> {
         let inode = self.inode(node)?;
-        refuse_unless(inode.kind()? == Kind::Symlink, node.number(), "no symbolic link")?;
+        refuse_unless(
+            inode.kind()? == Kind::Symlink,
+            node.number(),
+            "no symbolic link",
+        )?;
         self.target(&inode).map_err(about(node.number()))
     }
 

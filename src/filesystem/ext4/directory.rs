@@ -11,7 +11,7 @@ const HEADER: usize = 8;
 const TAIL: usize = 12;
 const TAIL_KIND: u8 = 0xde;
 
-/// Adds the names in `block` to `entries`.
+/// Adds the names in `block` to `entries`. With a seed its checksum must hold.
 pub(super) fn read_block(block: &[u8], seed: Option<u32>, entries: &mut Vec<Entry>) -> Result<()> {
     if let Some(seed) = seed {
         check(block, seed)?;
@@ -21,8 +21,10 @@ pub(super) fn read_block(block: &[u8], seed: Option<u32>, entries: &mut Vec<Entr
 
 fn check(block: &[u8], seed: u32) -> Result<()> {
     let tail = block.len().saturating_sub(TAIL);
-    // A block of the index has none.
-    let has_tail = le32(block, tail)? == 0
+    // A block of the index looks like one unused entry, and what is behind that may be left from before.
+    let is_index = le32(block, 0)? == 0 && usize::from(le16(block, 4)?) == block.len();
+    let has_tail = !is_index
+        && le32(block, tail)? == 0
         && usize::from(le16(block, tail.saturating_add(4))?) == TAIL
         && le16(block, tail.saturating_add(6))?.to_le_bytes() == [0, TAIL_KIND];
     if !has_tail {

@@ -147,7 +147,11 @@ impl<'a> Journal<'a> {
             )));
         }
         if journal.features & (incompat::CSUM_V2 | incompat::CSUM_V3) != 0 {
-            let pieces = [part(superblock, 0..0xfc)?, &[0; 4]];
+            let pieces = [
+                part(superblock, 0..0xfc)?,
+                &[0; 4],
+                part(superblock, 0x100..SUPERBLOCK)?,
+            ];
             ensure(
                 crc32c_from(u32::MAX, &pieces) == be32(superblock, 0xfc)?,
                 || "the journal's superblock has a wrong checksum".into(),

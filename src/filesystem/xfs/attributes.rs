@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::super::bytes::{be16, be32, be64, byte, corrupt, crc32c, ensure, part, piece, posix_acl};
+use super::super::bytes::{
+    be16, be32, be64, byte, corrupt, crc32c, ensure, part, piece, posix_acl,
+};
 use super::super::map::Map;
 use super::inode::{Fork, Inode, Layout};
 use super::map;
@@ -51,7 +53,10 @@ fn short(fork: &[u8], found: &mut Attributes) -> Result<()> {
         let flags = byte(fork, at.saturating_add(2))?;
         let name_at = at.saturating_add(3);
         let value_at = name_at.saturating_add(name_len);
-        let (name, value) = (piece(fork, name_at, name_len)?, piece(fork, value_at, value_len)?);
+        let (name, value) = (
+            piece(fork, name_at, name_len)?,
+            piece(fork, value_at, value_len)?,
+        );
         if let Some(name) = full_name(flags, name) {
             add(found, name, value.to_vec())?;
         }
@@ -113,7 +118,10 @@ impl Tree<'_> {
     fn block(&self, number: u64) -> Result<Vec<u8>> {
         let block_size = self.volume.superblock.block_size;
         let start = number.saturating_mul(block_size);
-        let span = self.map.spans(start, start.saturating_add(block_size)).next();
+        let span = self
+            .map
+            .spans(start, start.saturating_add(block_size))
+            .next();
         let at = span
             .filter(|span| span.start == start)
             .and_then(|span| span.at)
@@ -134,9 +142,10 @@ impl Tree<'_> {
         if v5 {
             let pieces = [part(bytes, 0..12)?, &[0; 4], part(bytes, 16..bytes.len())?];
             let stored = u32::from_le_bytes(be32(bytes, 12)?.to_be_bytes());
-            ensure(crc32c(&pieces) == stored && be64(bytes, 48)? == self.inode.number, || {
-                format!("block {number} of its attributes is damaged")
-            })?;
+            ensure(
+                crc32c(&pieces) == stored && be64(bytes, 48)? == self.inode.number,
+                || format!("block {number} of its attributes is damaged"),
+            )?;
         }
         Ok(leaf)
     }
@@ -147,7 +156,9 @@ impl Tree<'_> {
         let mut seen = HashSet::new();
         let mut number = 0;
         loop {
-            ensure(seen.insert(number), || format!("block {number} of its attributes is used twice"))?;
+            ensure(seen.insert(number), || {
+                format!("block {number} of its attributes is used twice")
+            })?;
             let bytes = self.block(number)?;
             number = if self.is_leaf(&bytes, number)? {
                 self.leaf(&bytes, found)?;
@@ -174,14 +185,23 @@ impl Tree<'_> {
             let (name_len, name_at, value) = match flags & FLAG_LOCAL {
                 0 => {
                     let block = be32(bytes, at)?;
-                    let len = usize::try_from(be32(bytes, at.saturating_add(4))?).unwrap_or(usize::MAX);
-                    (usize::from(byte(bytes, at.saturating_add(8))?), at.saturating_add(9), Err((block, len)))
+                    let len =
+                        usize::try_from(be32(bytes, at.saturating_add(4))?).unwrap_or(usize::MAX);
+                    (
+                        usize::from(byte(bytes, at.saturating_add(8))?),
+                        at.saturating_add(9),
+                        Err((block, len)),
+                    )
                 }
                 _ => {
                     let len = usize::from(be16(bytes, at)?);
                     let name_len = usize::from(byte(bytes, at.saturating_add(2))?);
                     let name_at = at.saturating_add(3);
-                    (name_len, name_at, Ok(piece(bytes, name_at.saturating_add(name_len), len)?))
+                    (
+                        name_len,
+                        name_at,
+                        Ok(piece(bytes, name_at.saturating_add(name_len), len)?),
+                    )
                 }
             };
             let Some(name) = full_name(flags, piece(bytes, name_at, name_len)?) else {
@@ -198,18 +218,25 @@ impl Tree<'_> {
 
     /// A value in blocks of its own.
     fn remote(&self, first: u64, len: usize) -> Result<Vec<u8>> {
-        ensure(len <= MAX_VALUE, || format!("a value of {len} bytes is spoken of"))?;
+        ensure(len <= MAX_VALUE, || {
+            format!("a value of {len} bytes is spoken of")
+        })?;
         let mut value = Vec::with_capacity(len);
         let mut number = first;
         while value.len() < len {
             let block = self.block(number)?;
             let bytes = match self.volume.superblock.v5 {
                 true => {
-                    let pieces = [part(&block, 0..12)?, &[0; 4], part(&block, 16..block.len())?];
+                    let pieces = [
+                        part(&block, 0..12)?,
+                        &[0; 4],
+                        part(&block, 16..block.len())?,
+                    ];
                     let stored = u32::from_le_bytes(be32(&block, 12)?.to_be_bytes());
-                    ensure(be32(&block, 0)? == REMOTE && crc32c(&pieces) == stored, || {
-                        format!("block {number} of its attributes is damaged")
-                    })?;
+                    ensure(
+                        be32(&block, 0)? == REMOTE && crc32c(&pieces) == stored,
+                        || format!("block {number} of its attributes is damaged"),
+                    )?;
                     part(&block, REMOTE_HEADER..block.len())?
                 }
                 false => &block,

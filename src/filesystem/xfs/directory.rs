@@ -34,7 +34,12 @@ pub(super) fn short(fork: &[u8], superblock: &Superblock) -> Result<Vec<Entry>> 
 }
 
 /// Adds the names in a block of a directory.
-pub(super) fn block(bytes: &[u8], superblock: &Superblock, inode: u64, entries: &mut Vec<Entry>) -> Result<()> {
+pub(super) fn block(
+    bytes: &[u8],
+    superblock: &Superblock,
+    inode: u64,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
     let (header, alone) = match (piece(bytes, 0, 4)?, superblock.v5) {
         (b"XDD3", true) => (64, false),
         (b"XDB3", true) => (64, true),
@@ -46,7 +51,9 @@ pub(super) fn block(bytes: &[u8], superblock: &Superblock, inode: u64, entries: 
         let pieces = [part(bytes, 0..4)?, &[0; 4], part(bytes, 8..bytes.len())?];
         let stored = u32::from_le_bytes(be32(bytes, 4)?.to_be_bytes());
         ensure(crc32c(&pieces) == stored, || "its checksum is wrong".into())?;
-        ensure(be64(bytes, 40)? == inode, || "it is of another directory".into())?;
+        ensure(be64(bytes, 40)? == inode, || {
+            "it is of another directory".into()
+        })?;
     }
     // The only block of a directory ends with its index.
     let end = match alone {
@@ -54,7 +61,8 @@ pub(super) fn block(bytes: &[u8], superblock: &Superblock, inode: u64, entries: 
             let tail = bytes.len().saturating_sub(8);
             let count = usize::try_from(be32(bytes, tail)?).unwrap_or(usize::MAX);
             let index = count.saturating_mul(8);
-            tail.checked_sub(index).ok_or_else(|| corrupt("its index does not fit into it"))?
+            tail.checked_sub(index)
+                .ok_or_else(|| corrupt("its index does not fit into it"))?
         }
         false => bytes.len(),
     };
@@ -62,9 +70,10 @@ pub(super) fn block(bytes: &[u8], superblock: &Superblock, inode: u64, entries: 
     while at < end {
         if be16(bytes, at)? == FREE {
             let len = usize::from(be16(bytes, at.saturating_add(2))?);
-            ensure(len >= 8 && len.is_multiple_of(8) && at.saturating_add(len) <= end, || {
-                format!("the gap at byte {at} is damaged")
-            })?;
+            ensure(
+                len >= 8 && len.is_multiple_of(8) && at.saturating_add(len) <= end,
+                || format!("the gap at byte {at} is damaged"),
+            )?;
             at = at.saturating_add(len);
             continue;
         }
@@ -73,8 +82,14 @@ pub(super) fn block(bytes: &[u8], superblock: &Superblock, inode: u64, entries: 
             .saturating_add(name_len)
             .saturating_add(usize::from(superblock.has_kinds))
             .next_multiple_of(8);
-        ensure(at.saturating_add(len) <= end, || format!("the entry at byte {at} is damaged"))?;
-        add(entries, piece(bytes, at.saturating_add(9), name_len)?, be64(bytes, at)?)?;
+        ensure(at.saturating_add(len) <= end, || {
+            format!("the entry at byte {at} is damaged")
+        })?;
+        add(
+            entries,
+            piece(bytes, at.saturating_add(9), name_len)?,
+            be64(bytes, at)?,
+        )?;
         at = at.saturating_add(len);
     }
     Ok(())
@@ -84,7 +99,9 @@ fn add(entries: &mut Vec<Entry>, name: &[u8], number: u64) -> Result<()> {
     if name == b"." || name == b".." {
         return Ok(());
     }
-    ensure(is_name(name), || format!("{:?} is no name", name.escape_ascii().to_string()))?;
+    ensure(is_name(name), || {
+        format!("{:?} is no name", name.escape_ascii().to_string())
+    })?;
     entries.push(Entry {
         name: name.to_vec(),
         node: Node::new(number),

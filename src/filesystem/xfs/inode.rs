@@ -1,6 +1,8 @@
 //! One inode: its fields, checked against its checksum, and its two forks, of contents and of attributes.
 
-use super::super::bytes::{be16, be32, be64, byte, corrupt, crc32c, ensure, kind, part, piece, time};
+use super::super::bytes::{
+    be16, be32, be64, byte, corrupt, crc32c, ensure, kind, part, piece, time,
+};
 use super::super::{Kind, Metadata};
 use super::superblock::Superblock;
 use crate::error::{Error, Result};
@@ -51,14 +53,22 @@ impl Inode {
         ensure(piece(&raw, 0, 2)? == b"IN", || "there is none".into())?;
         let version = byte(&raw, 4)?;
         let v3 = version == 3;
-        ensure(v3 == superblock.v5 && matches!(version, 1..=3), || "its version is wrong".into())?;
+        ensure(v3 == superblock.v5 && matches!(version, 1..=3), || {
+            "its version is wrong".into()
+        })?;
         let mut flags2 = 0;
         if v3 {
             let after = CHECKSUM_AT.saturating_add(4);
-            let pieces = [part(&raw, 0..CHECKSUM_AT)?, &[0; 4], part(&raw, after..raw.len())?];
+            let pieces = [
+                part(&raw, 0..CHECKSUM_AT)?,
+                &[0; 4],
+                part(&raw, after..raw.len())?,
+            ];
             let stored = u32::from_le_bytes(be32(&raw, CHECKSUM_AT)?.to_be_bytes());
             ensure(crc32c(&pieces) == stored, || "its checksum is wrong".into())?;
-            ensure(be64(&raw, 152)? == number, || "it says that it is another".into())?;
+            ensure(be64(&raw, 152)? == number, || {
+                "it says that it is another".into()
+            })?;
             flags2 = be64(&raw, 120)?;
         }
         let inode = Self {
@@ -69,7 +79,9 @@ impl Inode {
             flags2,
             raw,
         };
-        ensure(inode.size <= i64::MAX.unsigned_abs(), || "its size makes no sense".into())?;
+        ensure(inode.size <= i64::MAX.unsigned_abs(), || {
+            "its size makes no sense".into()
+        })?;
         Ok(inode)
     }
 
@@ -84,7 +96,8 @@ impl Inode {
     }
 
     pub(super) fn kind(&self) -> Result<Kind> {
-        let kind = kind(self.mode).ok_or_else(|| corrupt(format!("its mode {:#o} is of no kind", self.mode)))?;
+        let kind = kind(self.mode)
+            .ok_or_else(|| corrupt(format!("its mode {:#o} is of no kind", self.mode)))?;
         let numbers = || {
             let device = be32(&self.raw, self.core)?;
             Ok::<_, Error>((device >> 18, device & 0x3_ffff))
@@ -135,7 +148,9 @@ impl Inode {
     fn split(&self) -> Result<Option<usize>> {
         let offset = usize::from(byte(&self.raw, 82)?).saturating_mul(8);
         let at = self.core.saturating_add(offset);
-        ensure(at < self.raw.len(), || "its attributes are said to lie past its end".into())?;
+        ensure(at < self.raw.len(), || {
+            "its attributes are said to lie past its end".into()
+        })?;
         Ok((offset > 0).then_some(at))
     }
 

@@ -33,7 +33,9 @@ pub(super) fn read(volume: &Volume, inode: &Inode, fork: &Fork<'_>, blocks: u64)
             reader.records(fork.bytes, count)?;
         }
         Layout::Tree => reader.root(fork.bytes)?,
-        Layout::Local | Layout::Device => return Err(corrupt("it has no map, and should have one")),
+        Layout::Local | Layout::Device => {
+            return Err(corrupt("it has no map, and should have one"));
+        }
     }
     Ok(reader.map)
 }
@@ -70,7 +72,9 @@ impl Reader<'_> {
         let level = be16(fork, 0)?;
         let count = usize::from(be16(fork, 2)?);
         let room = fork.len().saturating_sub(4) / 16;
-        ensure(level > 0 && level <= MAX_DEPTH && count <= room, || "the root of its map is damaged".into())?;
+        ensure(level > 0 && level <= MAX_DEPTH && count <= room, || {
+            "the root of its map is damaged".into()
+        })?;
         let pointers = 4_usize.saturating_add(room.saturating_mul(8));
         self.children(fork, pointers, count, level)
     }
@@ -84,16 +88,26 @@ impl Reader<'_> {
     }
 
     fn block(&mut self, number: u64, level: u16) -> Result<()> {
-        ensure(self.seen.insert(number), || format!("its map uses block {number:#x} twice"))?;
+        ensure(self.seen.insert(number), || {
+            format!("its map uses block {number:#x} twice")
+        })?;
         let superblock = &self.volume.superblock;
         let mut bytes = vec![0; usize::try_from(superblock.block_size).unwrap_or_default()];
-        self.volume.read(superblock.block_at(number, 1)?, &mut bytes)?;
+        self.volume
+            .read(superblock.block_at(number, 1)?, &mut bytes)?;
         let damaged = || format!("block {number:#x} of its map is damaged");
         let header = match (be32(&bytes, 0)?, superblock.v5) {
             (MAGIC_V5, true) => {
-                let pieces = [part(&bytes, 0..64)?, &[0; 4], part(&bytes, 68..bytes.len())?];
+                let pieces = [
+                    part(&bytes, 0..64)?,
+                    &[0; 4],
+                    part(&bytes, 68..bytes.len())?,
+                ];
                 let stored = u32::from_le_bytes(be32(&bytes, 64)?.to_be_bytes());
-                ensure(crc32c(&pieces) == stored && be64(&bytes, 56)? == self.inode.number, damaged)?;
+                ensure(
+                    crc32c(&pieces) == stored && be64(&bytes, 56)? == self.inode.number,
+                    damaged,
+                )?;
                 HEADER_V5
             }
             (MAGIC_V4, false) => HEADER_V4,

@@ -104,12 +104,15 @@ impl Volume {
         let inode = Inode {
             ino: superblock.first_inode_of(superblock.log_start),
         };
-        let mut library = self.library.try_borrow_mut().map_err(|e| {
-            Error::new(ErrorKind::Io, e.to_string())
-        })?;
+        let mut library = self
+            .library
+            .try_borrow_mut()
+            .map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         let read = guarded(|| library.read_file_at(&inode, within, buf), &self.failure);
         self.window.inode.borrow_mut().clear();
-        ensure(read? == buf.len(), || format!("the bytes at {offset} are not all there"))
+        ensure(read? == buf.len(), || {
+            format!("the bytes at {offset} are not all there")
+        })
     }
 
     /// An inode whose contents are `blocks` blocks from `first` on.
@@ -129,12 +132,18 @@ impl Volume {
         put(2, &0o100_000_u16.to_be_bytes());
         // Its version, and that its map is a list.
         put(4, &[version, 2]);
-        put(56, &blocks.saturating_mul(superblock.block_size).to_be_bytes());
+        put(
+            56,
+            &blocks.saturating_mul(superblock.block_size).to_be_bytes(),
+        );
         // One extent.
         put(76, &1_u32.to_be_bytes());
         // 1 bit, 54 bits of the file's block, 52 of the volume's, 21 of how many.
         put(core, &(first >> 43).to_be_bytes());
-        put(core.saturating_add(8), &(first << 21 | blocks.min((1 << 21) - 1)).to_be_bytes());
+        put(
+            core.saturating_add(8),
+            &(first << 21 | blocks.min((1 << 21) - 1)).to_be_bytes(),
+        );
         if superblock.v5 {
             let checksum = crc32c(&[&inode]);
             if let Some(field) = inode.get_mut(CHECKSUM_AT..CHECKSUM_AT.saturating_add(4)) {

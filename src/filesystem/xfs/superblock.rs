@@ -39,7 +39,9 @@ pub(super) struct Superblock {
 impl Superblock {
     /// What `bytes` say, which the library has found sound; what is used in here is checked once more.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        ensure(piece(bytes, 0, 4)? == MAGIC, || "there is no superblock".into())?;
+        ensure(piece(bytes, 0, 4)? == MAGIC, || {
+            "there is no superblock".into()
+        })?;
         let v5 = be16(bytes, 100)? & 0xf == 5;
         let block_size = u64::from(be32(bytes, 4)?);
         let superblock = Self {
@@ -64,20 +66,26 @@ impl Superblock {
             uuid: uuid(bytes, 32)?,
             free: be64(bytes, 144)?,
         };
-        let fits = |size: u64, range: std::ops::RangeInclusive<u64>| size.is_power_of_two() && range.contains(&size);
+        let fits = |size: u64, range: std::ops::RangeInclusive<u64>| {
+            size.is_power_of_two() && range.contains(&size)
+        };
         ensure(
             fits(block_size, 512..=65536)
                 && fits(superblock.inode_size, 256..=2048)
                 && fits(superblock.sector_size, 512..=32768)
                 && superblock.inode_size <= block_size
-                && block_size.checked_div(superblock.inode_size) == 1_u64.checked_shl(superblock.inodes_log)
+                && block_size.checked_div(superblock.inode_size)
+                    == 1_u64.checked_shl(superblock.inodes_log)
                 && superblock.group_log < 32
                 && superblock.directory_log < 8
                 && superblock.directory_size() <= 65536
                 && superblock.group_blocks > 0
                 && superblock.groups > 0
                 && superblock.group_blocks <= 1 << superblock.group_log
-                && superblock.blocks <= superblock.group_blocks.saturating_mul(superblock.groups.into())
+                && superblock.blocks
+                    <= superblock
+                        .group_blocks
+                        .saturating_mul(superblock.groups.into())
                 && superblock.blocks <= u64::MAX >> 17,
             || "the superblock's geometry makes no sense".into(),
         )?;
@@ -93,7 +101,9 @@ impl Superblock {
     pub(super) fn block_at(&self, number: u64, len: u64) -> Result<u64> {
         let group = number >> self.group_log;
         let within = number & (1_u64 << self.group_log).saturating_sub(1);
-        let first = group.saturating_mul(self.group_blocks).saturating_add(within);
+        let first = group
+            .saturating_mul(self.group_blocks)
+            .saturating_add(within);
         ensure(
             group < u64::from(self.groups)
                 && within < self.group_blocks
@@ -133,4 +143,3 @@ impl Superblock {
             .saturating_mul(self.block_size)
     }
 }
-
