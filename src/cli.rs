@@ -14,9 +14,11 @@ mod cat;
 mod commit;
 mod daemon;
 mod delete;
+mod df;
 mod disk_cache;
 mod export;
 mod files;
+mod find;
 mod gc;
 mod import;
 mod info;
@@ -119,6 +121,10 @@ enum Command {
     Ls(ls::Ls),
     /// Write files of a snapshot to stdout
     Cat(cat::Cat),
+    /// Find files in a snapshot
+    Find(find::Find),
+    /// Show the file systems of a snapshot, and how full they are
+    Df(df::Df),
     /// Show snapshots as image files in a directory
     Mount(mount::Mount),
     /// Fetch a mounted snapshot before it is read
@@ -209,6 +215,8 @@ impl Cli {
             Command::Info(verb) => verb.run(&common),
             Command::Ls(verb) => verb.run(&common),
             Command::Cat(verb) => verb.run(&common),
+            Command::Find(verb) => verb.run(&common),
+            Command::Df(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
             Command::Warm(verb) => verb.run(),
             Command::Umount(verb) => verb.run(),

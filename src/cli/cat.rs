@@ -42,7 +42,7 @@ impl Cat {
                 Err(e) => failures.say(&e),
             }
         }
-        failures.end()
+        failures.end("file")
     }
 }
 

@@ -108,21 +108,14 @@ impl Failures {
         tell(&String::from_utf8_lossy(&escaped(text.as_bytes())).replace("\\\\", "\\"));
     }
 
-    /// Exit code 1 if there were any.
-    pub(super) fn end(self) -> Outcome {
+    /// Exit code 1 if there were any; `what` is one of them.
+    pub(super) fn end(self, what: &str) -> Outcome {
         match self.0 {
-            0 => Ok(()),
-            1 => {
-                tell("1 file could not be read; all others were");
-                Err(Stop::Told(1))
-            }
-            failed => {
-                tell(&format!(
-                    "{failed} files could not be read; all others were"
-                ));
-                Err(Stop::Told(1))
-            }
+            0 => return Ok(()),
+            1 => tell(&format!("1 {what} could not be read; all else was")),
+            failed => tell(&format!("{failed} {what}s could not be read; all else was")),
         }
+        Err(Stop::Told(1))
     }
 }
 

@@ -109,7 +109,7 @@ impl Ls {
             lister.out.end_array()?;
         }
         lister.out.flush()?;
-        lister.failures.end()
+        lister.failures.end("file")
     }
 }
 
