@@ -126,7 +126,10 @@ fn look(tree: &dyn FileTree, mut each: impl FnMut(Node, u64)) {
             // What a library panicked at is no answer, even if it was caught.
             assert!(!format!("{e:#}").contains("unexpected way"), "{e:#}");
             assert!(
-                matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Io),
+                matches!(
+                    e.kind(),
+                    ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Io
+                ),
                 "damage is told as {e:?}"
             );
         }
@@ -208,7 +211,10 @@ fn bears_damage(kind: &str) {
         let done = catch_unwind(AssertUnwindSafe(|| one_case(&shared)));
         assert!(done.is_ok(), "{kind}: EBSFS_FUZZ_SEED={seed} repeats it");
         let reads = shared.reads.load(Ordering::Relaxed);
-        assert!(reads <= MOST_READS && start.elapsed() < LONGEST, "{kind}: {reads} reads; EBSFS_FUZZ_SEED={seed} repeats it");
+        assert!(
+            reads <= MOST_READS && start.elapsed() < LONGEST,
+            "{kind}: {reads} reads; EBSFS_FUZZ_SEED={seed} repeats it"
+        );
         disk = Arc::into_inner(shared).unwrap();
         cases += 1;
     }
@@ -216,7 +222,9 @@ fn bears_damage(kind: &str) {
 }
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap())
 }
 
 fn bears_damage_of_the_kernels(kind: &str) {
@@ -266,7 +274,11 @@ fn made_by_debugfs(dir: &Path, commands: &[&str]) -> Vec<u8> {
     let image = dir.join("image");
     let run = |program: &str, args: &[&str]| {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let output = Command::new(program).env("PATH", path).args(args).output().unwrap();
+        let output = Command::new(program)
+            .env("PATH", path)
+            .args(args)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
     };
     let text = image.to_str().unwrap();
@@ -286,11 +298,28 @@ fn tree_of(dir: &Path, bytes: &[u8]) -> Box<dyn FileTree> {
 #[test]
 fn a_directory_that_contains_itself_is_walked_once() {
     let dir = tempfile::tempdir().unwrap();
-    let bytes = made_by_debugfs(dir.path(), &["mkdir a", "mkdir a/b", "link a a/b/again", "mkdir a/c"]);
+    let bytes = made_by_debugfs(
+        dir.path(),
+        &["mkdir a", "mkdir a/b", "link a a/b/again", "mkdir a/c"],
+    );
     let tree = tree_of(dir.path(), &bytes);
     let walk: Vec<_> = Walk::new(&*tree, b"/", tree.root()).collect();
-    let paths: Vec<_> = walk.iter().map(|found| String::from_utf8_lossy(&found.path)).collect();
-    assert_eq!(paths, ["/", "/a", "/a/b", "/a/b/again", "/a/b/again", "/a/c", "/lost+found"]);
+    let paths: Vec<_> = walk
+        .iter()
+        .map(|found| String::from_utf8_lossy(&found.path))
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "/",
+            "/a",
+            "/a/b",
+            "/a/b/again",
+            "/a/b/again",
+            "/a/c",
+            "/lost+found"
+        ]
+    );
     let e = walk[4].file.as_ref().unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Corrupt);
     assert!(e.to_string().contains("second name"), "{e}");
@@ -300,7 +329,10 @@ fn a_directory_that_contains_itself_is_walked_once() {
 fn a_name_that_is_a_path_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes = made_by_debugfs(dir.path(), &["mkdir a", "mkdir a/dotdotXpasswd"]);
-    let at = bytes.windows(13).position(|window| window == b"dotdotXpasswd").unwrap();
+    let at = bytes
+        .windows(13)
+        .position(|window| window == b"dotdotXpasswd")
+        .unwrap();
     bytes[at..at + 13].copy_from_slice(b"../../x/passw");
     let tree = tree_of(dir.path(), &bytes);
     let a = tree.lookup(tree.root(), b"a").unwrap();
@@ -312,9 +344,18 @@ fn a_name_that_is_a_path_is_damage() {
 #[test]
 fn a_name_of_an_inode_that_is_not_in_use_is_damage_and_hides_no_other() {
     let dir = tempfile::tempdir().unwrap();
-    let commands = ["mkdir a", "mkdir a/b", "sif a/b mode 0", "sif a/b links_count 0", "mkdir a/c"];
+    let commands = [
+        "mkdir a",
+        "mkdir a/b",
+        "sif a/b mode 0",
+        "sif a/b links_count 0",
+        "mkdir a/c",
+    ];
     let tree = tree_of(dir.path(), &made_by_debugfs(dir.path(), &commands));
     let walk: Vec<_> = Walk::new(&*tree, b"/", tree.root()).collect();
     assert_eq!(walk.iter().filter(|found| found.file.is_err()).count(), 1);
-    assert!(walk.iter().any(|found| found.path == b"/a/c" && found.file.is_ok()));
+    assert!(
+        walk.iter()
+            .any(|found| found.path == b"/a/c" && found.file.is_ok())
+    );
 }

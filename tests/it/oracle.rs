@@ -102,7 +102,8 @@ pub(crate) fn fixture(kind: &str) -> &'static Fixture {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{version}", kind.replace(' ', "-")));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{}-{version}", kind.replace(' ', "-")));
         if !kept.exists() {
             let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
             let script = scripts.join("fixtures.sh");

@@ -63,11 +63,23 @@ pub(crate) fn kernel_fixture(kind: &str) -> Option<&'static Fixture> {
 /// What the kernel shows of each file, in the order of a walk; and of all: contents, size, free.
 pub(crate) fn lines(fixture: &Fixture) -> (Vec<(Vec<u8>, Value)>, Value) {
     let text = fs::read_to_string(&fixture.manifest).unwrap();
-    let mut files: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut files: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let all = files.pop().unwrap();
-    assert!(files.len() > 500 && all["contents"].is_string(), "this is no whole manifest: {all}");
+    assert!(
+        files.len() > 500 && all["contents"].is_string(),
+        "this is no whole manifest: {all}"
+    );
     let path = |value: &Value| hex::decode(value["path"].as_str().unwrap()).unwrap();
-    (files.into_iter().map(|value| (path(&value), value)).collect(), all)
+    (
+        files
+            .into_iter()
+            .map(|value| (path(&value), value))
+            .collect(),
+        all,
+    )
 }
 
 /// The files of it by path.
@@ -121,11 +133,20 @@ fn looked_at(disk: &dyn ReadAt, tree: &dyn FileTree, node: Node, size: u64) -> (
         }
         outside[range].fill(0);
     }
-    assert!(outside.iter().all(|byte| *byte == 0), "more than holes outside {extents:?}");
+    assert!(
+        outside.iter().all(|byte| *byte == 0),
+        "more than holes outside {extents:?}"
+    );
     (hex::encode(Sha256::digest(&bytes)), written)
 }
 
-fn as_manifest(disk: &dyn ReadAt, tree: &dyn FileTree, path: &[u8], node: Node, metadata: &Metadata) -> Value {
+fn as_manifest(
+    disk: &dyn ReadAt,
+    tree: &dyn FileTree,
+    path: &[u8],
+    node: Node,
+    metadata: &Metadata,
+) -> Value {
     let mut value = json!({
         "path": hex::encode(path),
         "mode": metadata.mode,
@@ -138,7 +159,10 @@ fn as_manifest(disk: &dyn ReadAt, tree: &dyn FileTree, path: &[u8], node: Node, 
         "changed": nanoseconds(metadata.changed),
     });
     let xattrs = tree.xattrs(node).unwrap();
-    value["xattrs"] = xattrs.iter().map(|(name, bytes)| (hex::encode(name), hex::encode(bytes).into())).collect();
+    value["xattrs"] = xattrs
+        .iter()
+        .map(|(name, bytes)| (hex::encode(name), hex::encode(bytes).into()))
+        .collect();
     let kind = match metadata.kind {
         Kind::File => {
             let (digest, written) = looked_at(disk, tree, node, metadata.size);
@@ -181,14 +205,20 @@ fn is_as_the_kernel_shows_it(kind: &str, name: &str, holes: bool) {
     let free = all["free"].as_u64().unwrap();
     match name {
         // A mount keeps some of it for its own needs.
-        "xfs" => assert!((free..=free + facts.size / 8).contains(&facts.free), "{} {free}", facts.free),
+        "xfs" => assert!(
+            (free..=free + facts.size / 8).contains(&facts.free),
+            "{} {free}",
+            facts.free
+        ),
         _ => assert_eq!(facts.free, free),
     }
     for Found { path, file, .. } in Walk::new(&*tree, b"/", tree.root()) {
         let shown = path.escape_ascii().to_string();
         let (node, metadata) = file.unwrap_or_else(|e| panic!("{shown}: {e:#}"));
         let mut found = as_manifest(&*disk, &*tree, &path, node, &metadata);
-        let mut wanted = expected.remove(&path).unwrap_or_else(|| panic!("the kernel has no {shown}"));
+        let mut wanted = expected
+            .remove(&path)
+            .unwrap_or_else(|| panic!("the kernel has no {shown}"));
         let huge = metadata.size > HUGE;
         if !holes || huge {
             found.as_object_mut().unwrap().remove("data");
@@ -249,7 +279,11 @@ fn a_log_of_xfs_reads_as_if_it_had_been_replayed() {
 /// Without a replay, the images above would not be as the kernel shows them: the tests can fail.
 #[test]
 fn the_dirty_images_need_their_journals() {
-    for kind in ["kernel ext3-dirty", "kernel ext4-dirty", "kernel ext4-data-dirty"] {
+    for kind in [
+        "kernel ext3-dirty",
+        "kernel ext4-dirty",
+        "kernel ext4-data-dirty",
+    ] {
         let Some(fixture) = kernel_fixture(kind) else {
             return;
         };
@@ -310,9 +344,17 @@ fn what_mkfs_made_is_read_without_a_kernel_having_seen_it() {
         let fixture = fixture(kind);
         let manifest = fs::read_to_string(&fixture.manifest).unwrap();
         holds_what_mkfs_was_given(ImageFile::open(&fixture.image), &manifest, "");
-        let facts = open(ImageFile::open(&fixture.image)).unwrap().facts().unwrap();
+        let facts = open(ImageFile::open(&fixture.image))
+            .unwrap()
+            .facts()
+            .unwrap();
         assert_eq!(facts.label.as_deref(), Some("fixture"), "{kind}");
-        assert!(facts.uuid.unwrap().starts_with("00000000-0000-4000-8000-00000000000"));
+        assert!(
+            facts
+                .uuid
+                .unwrap()
+                .starts_with("00000000-0000-4000-8000-00000000000")
+        );
     }
 }
 
@@ -324,7 +366,11 @@ fn partitions_of_both_tables_hold_what_mkfs_was_given() {
         let disk = ImageFile::open(&fixture.image);
         let table = read_table(&*disk).unwrap();
         for number in numbers {
-            let partition = table.partitions.iter().find(|partition| partition.number == number).unwrap();
+            let partition = table
+                .partitions
+                .iter()
+                .find(|partition| partition.number == number)
+                .unwrap();
             let slice = Slice::new(Arc::clone(&disk), partition.range.clone()).unwrap();
             holds_what_mkfs_was_given(Arc::new(slice), &manifest, &format!("p{number}/"));
         }
@@ -350,9 +396,15 @@ fn paths_stay_within_the_tree_and_end() {
     assert!(format!("{out:#}").contains("/etc/passwd"), "{out:#}");
     let endless = at("/links/loop").unwrap_err();
     assert_eq!(endless.kind(), ErrorKind::Invalid);
-    assert!(format!("{endless:#}").contains("40 symbolic links"), "{endless:#}");
+    assert!(
+        format!("{endless:#}").contains("40 symbolic links"),
+        "{endless:#}"
+    );
     let through = at("/etc/fstab/x").unwrap_err();
-    assert!(format!("{through:#}").contains("/etc/fstab is no directory"), "{through:#}");
+    assert!(
+        format!("{through:#}").contains("/etc/fstab is no directory"),
+        "{through:#}"
+    );
     assert_eq!(at("/etc/fstab/").unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(at("/etc/fstab/..").unwrap_err().kind(), ErrorKind::Invalid);
     // A link that a path ends with is kept where that is asked for, unless a slash follows it.
@@ -394,9 +446,14 @@ fn what_is_not_read_here_is_known_by_name() {
         format.map(|format| (format.name, format.is_readable()))
     };
     assert_eq!(recognised(&fixture("btrfs").image), Some(("btrfs", false)));
-    let e = open(ImageFile::open(&fixture("btrfs").image)).map(|_| ()).unwrap_err();
+    let e = open(ImageFile::open(&fixture("btrfs").image))
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);
-    assert!(e.to_string().contains("btrfs") && e.to_string().contains("`ebsfs browse`"), "{e}");
+    assert!(
+        e.to_string().contains("btrfs") && e.to_string().contains("`ebsfs browse`"),
+        "{e}"
+    );
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     let tools: &[(&str, &[&str])] = &[
