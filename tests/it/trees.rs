@@ -161,7 +161,7 @@ fn as_manifest(
     let xattrs = tree.xattrs(node).unwrap();
     value["xattrs"] = xattrs
         .iter()
-        .map(|(name, bytes)| (hex::encode(name), hex::encode(bytes).into()))
+        .map(|(name, bytes)| (hex::encode(name), Value::from(hex::encode(bytes))))
         .collect();
     let kind = match metadata.kind {
         Kind::File => {
