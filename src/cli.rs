@@ -10,21 +10,28 @@ use log::LevelFilter;
 
 use crate::error::{Error, ErrorKind};
 
+mod cat;
 mod commit;
 mod daemon;
 mod delete;
+mod df;
 mod disk_cache;
 mod export;
+mod files;
+mod find;
 mod gc;
 mod import;
 mod info;
 mod interrupt;
 mod list;
+mod ls;
 mod mount;
 mod mounted;
 mod overlay;
+mod place;
 mod prices;
 mod progress;
+mod reading;
 mod serve;
 mod sockets;
 mod stack;
@@ -110,6 +117,14 @@ enum Command {
     List(list::List),
     /// Show one snapshot: its blocks, its partitions
     Info(info::Info),
+    /// Show what is in a directory of a snapshot
+    Ls(ls::Ls),
+    /// Write files of a snapshot to stdout
+    Cat(cat::Cat),
+    /// Find files in a snapshot
+    Find(find::Find),
+    /// Show the file systems of a snapshot, and how full they are
+    Df(df::Df),
     /// Show snapshots as image files in a directory
     Mount(mount::Mount),
     /// Fetch a mounted snapshot before it is read
@@ -198,6 +213,10 @@ impl Cli {
             Command::Import(verb) => verb.run(&common),
             Command::List(verb) => verb.run(&common),
             Command::Info(verb) => verb.run(&common),
+            Command::Ls(verb) => verb.run(&common),
+            Command::Cat(verb) => verb.run(&common),
+            Command::Find(verb) => verb.run(&common),
+            Command::Df(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
             Command::Warm(verb) => verb.run(),
             Command::Umount(verb) => verb.run(),

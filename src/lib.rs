@@ -45,6 +45,7 @@ pub mod control;
 pub mod download;
 pub mod durable;
 pub mod error;
+pub mod filesystem;
 pub mod fuse;
 pub mod image;
 pub mod overlay;

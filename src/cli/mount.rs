@@ -9,9 +9,9 @@ use clap::Args;
 use log::{info, warn};
 use tokio::runtime::Runtime;
 
-use super::disk_cache::DiskOptions;
+use super::reading::Reading;
 use super::stack::Snapshots;
-use super::{Common, Outcome, daemon, disk_cache, parse_bytes, sockets, stack, state};
+use super::{Common, Outcome, daemon, disk_cache, sockets, stack, state};
 use crate::cache::BlockCache;
 use crate::catalog::Catalog;
 use crate::commit::{self, Commits};
@@ -43,16 +43,8 @@ pub(super) struct Mount {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Memory for blocks
-    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_cache_size)]
-    cache_size: usize,
-
-    /// Fetch no block before it is read: fewer requests, and one round trip for each block
-    #[arg(long)]
-    no_read_ahead: bool,
-
     #[command(flatten)]
-    disk: DiskOptions,
+    reading: Reading,
 
     /// Let the snapshot be written to: what is written goes to this directory, made if missing
     #[arg(long, value_name = "DIR")]
@@ -77,18 +69,6 @@ pub(super) struct Mount {
     /// Set by the program for its detached self
     #[arg(long, hide = true, env = daemon::DETACHED)]
     detached: bool,
-}
-
-/// Below this a single reader would fetch blocks twice.
-const MIN_CACHE: usize = 1 << 20;
-
-pub(super) fn parse_cache_size(text: &str) -> Result<usize, String> {
-    match parse_bytes(text)? {
-        bytes if bytes < MIN_CACHE => {
-            Err("at least 1MiB; a number without unit is in bytes".into())
-        }
-        bytes => Ok(bytes),
-    }
 }
 
 impl Mount {
@@ -189,16 +169,16 @@ impl Mount {
         let runtime = stack::runtime()?;
         let opened = stack::open_store(common, &runtime)?;
         let store = &opened.store;
-        let cache = Arc::new(BlockCache::new(self.cache_size));
-        let disk = self.disk.open(&opened, &runtime)?;
+        let cache = Arc::new(BlockCache::new(self.reading.cache_size));
+        let disk = self.reading.disk.open(&opened, &runtime)?;
         let profiles = match self.no_profile {
             true => None,
-            false => self.disk.profiles(&opened, &runtime),
+            false => self.reading.disk.profiles(&opened, &runtime),
         };
         let mut snapshots = Snapshots::new(store, &cache)
             .on_disk(disk.clone())
             .remembering(profiles.clone());
-        if !self.no_read_ahead {
+        if !self.reading.no_read_ahead {
             snapshots = snapshots.reading_ahead();
         }
         let warm = snapshots.warm();
@@ -212,7 +192,8 @@ impl Mount {
                         directory,
                     } = edits;
                     let (opener, below) = snapshots.opener_over(&overlay, &base, &runtime);
-                    let config = commit::Config::new(opened.concurrency).within(self.cache_size);
+                    let config =
+                        commit::Config::new(opened.concurrency).within(self.reading.cache_size);
                     let store = Arc::clone(store);
                     let commits = Commits::new(store, overlay, Arc::new(below), directory, config);
                     (opener, Some(vec![base.id]), Some(commits))

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::disk_cache::DiskOptions;
-use super::mount::parse_cache_size;
+use super::reading::parse_cache_size;
 use super::stack::Snapshots;
 use super::{Common, Outcome, print, stack, tell};
 use crate::cache::BlockCache;

@@ -1,5 +1,6 @@
 //! Which implementation stands on which: the only place that names them together. Here are the runtime and the stores;
-//! `snapshots` has what stands on a store.
+//! `snapshots` has what stands on a store, `trees` what stands
+//! on that where files are read without a mount.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,10 @@ use crate::store::directory::DirectoryStore;
 use crate::store::ebs::{self, EbsStore};
 
 mod snapshots;
+mod trees;
 
 pub(super) use self::snapshots::{Base, Snapshots};
+pub(super) use self::trees::{Spot, Trees, Volume};
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;

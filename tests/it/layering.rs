@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("record", &["error", "block", "durable"]),
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
+    ("filesystem", &["error", "read_at"]),
     (
         "store",
         &[
@@ -91,6 +92,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "durable",
             "snapshot",
             "partition",
+            "filesystem",
+            "read_at",
             "store",
             "fuse",
             "source",
