@@ -10,6 +10,7 @@ use log::LevelFilter;
 
 use crate::error::{Error, ErrorKind};
 
+mod browse;
 mod cat;
 mod commit;
 mod daemon;
@@ -20,17 +21,21 @@ mod export;
 mod files;
 mod find;
 mod gc;
+mod holders;
 mod import;
 mod info;
 mod interrupt;
 mod list;
+mod loops;
 mod ls;
 mod mount;
 mod mounted;
+mod notice;
 mod overlay;
 mod place;
 mod prices;
 mod progress;
+mod ps;
 mod reading;
 mod serve;
 mod sockets;
@@ -129,8 +134,12 @@ enum Command {
     Mount(mount::Mount),
     /// Fetch a mounted snapshot before it is read
     Warm(warm::Warm),
-    /// End a mount, also a dead one
+    /// Show the files of a snapshot in a directory, by the kernel. Only root may
+    Browse(browse::Browse),
+    /// End a mount or what is browsed, also a dead one
     Umount(umount::Umount),
+    /// Show what is mounted and browsed, and what is left of it
+    Ps(ps::Ps),
     /// Make a snapshot of what was edited; prints its id
     Commit(commit::Commit),
     /// Look at what was edited, or throw it away
@@ -219,7 +228,9 @@ impl Cli {
             Command::Df(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),
             Command::Warm(verb) => verb.run(),
+            Command::Browse(verb) => verb.run(&common),
             Command::Umount(verb) => verb.run(),
+            Command::Ps(verb) => verb.run(),
             Command::Commit(verb) => verb.run(&common),
             Command::Overlay(verb) => verb.run(&common),
             Command::Export(verb) => verb.run(&common),

@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -46,48 +46,73 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts this program again as a daemon and waits until it is mounted or has failed.
 pub(super) fn start(log: Option<File>) -> Outcome {
+    spawn(log, Stdio::null())?.wait()
+}
+
+/// A daemon that was started and has not told yet what became of it.
+pub(super) struct Starting(Child);
+
+/// Starts this program again, with the same arguments, as a daemon. It has `stdin` until the mount answers.
+pub(super) fn spawn(log: Option<File>, stdin: Stdio) -> Result<Starting> {
     let program =
         std::env::current_exe().map_err(|e| Error::from(e).context("cannot find this program"))?;
     let log = log.map_or_else(Stdio::null, Stdio::from);
-    let mut daemon = Command::new(program)
+    let daemon = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "true")
         .envs(unsaid())
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
         .map_err(|e| Error::from(e).context("cannot start the daemon"))?;
-    let mut verdict = String::new();
-    let (_done, waiting) = mpsc::channel::<()>();
-    thread::spawn(move || {
-        if waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            tell("the store has not answered yet, still trying; the log says why (-v names it)");
-        }
-    });
-    if let Some(mut stdout) = daemon.stdout.take() {
-        stdout
-            .read_to_string(&mut verdict)
-            .map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
+    Ok(Starting(daemon))
+}
+
+impl Starting {
+    /// The daemon's number.
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
     }
-    if verdict == READY {
-        return Ok(());
-    }
-    // It said why in words that already begin with the program's name, or died without a word.
-    let status = daemon
-        .wait()
-        .map_err(|e| Error::from(e).context("cannot wait for the daemon"))?;
-    match verdict
-        .split_once('\n')
-        .and_then(|(code, reason)| Some((code.parse().ok()?, reason)))
-    {
-        Some((code, reason)) => {
-            tell(reason);
-            Err(Stop::Told(code))
+
+    /// Waits until it is mounted or has failed.
+    pub(super) fn wait(self) -> Outcome {
+        let mut daemon = self.0;
+        let mut verdict = String::new();
+        let (_done, waiting) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                tell(
+                    "the store has not answered yet, still trying; the log says why (-v names it)",
+                );
+            }
+        });
+        if let Some(mut stdout) = daemon.stdout.take() {
+            stdout
+                .read_to_string(&mut verdict)
+                .map_err(|e| Error::from(e).context("cannot hear from the daemon"))?;
         }
-        None => {
-            let what = format!("the daemon ended before it had mounted ({status}); -f shows why");
-            Err(Error::new(ErrorKind::Io, what).into())
+        if verdict == READY {
+            return Ok(());
+        }
+        // It said why in words that already begin with the program's name, or died without a word.
+        let status = daemon
+            .wait()
+            .map_err(|e| Error::from(e).context("cannot wait for the daemon"))?;
+        match verdict
+            .split_once('\n')
+            .and_then(|(code, reason)| Some((code.parse().ok()?, reason)))
+        {
+            Some((code, reason)) => {
+                tell(reason);
+                Err(Stop::Told(code))
+            }
+            None => {
+                let what = format!(
+                    "the daemon ended before it had mounted ({status}); the log may say why"
+                );
+                Err(Error::new(ErrorKind::Io, what).into())
+            }
         }
     }
 }
@@ -128,13 +153,14 @@ pub(super) fn open_log(path: &Path) -> Result<File> {
 }
 
 /// In the daemon: leaves the terminal's session and the directory it was started in, tells that the mount
-/// answers, and lets go of the pipe.
+/// answers, and lets go of the pipe and of what it was given as stdin.
 pub(super) fn ready() -> Result<()> {
     // Fails only for the leader of a group, which has left its terminal's session already.
     let _ = rustix::process::setsid();
     std::env::set_current_dir("/").map_err(|e| Error::from(e).context("cannot enter /"))?;
     say(READY)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
     Ok(rustix::stdio::dup2_stdout(null)?)
 }
 

@@ -7,12 +7,17 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::Outcome;
+use super::browse::mount_below;
 use super::interrupt::unless_interrupted;
 use crate::blocking::blocking;
 use crate::control::{Client, Request, VERSION};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, mounted_at};
+
+fn is_mount(path: &Path) -> Result<bool> {
+    Ok(mounted_at(path)?.is_some_and(|entry| entry.fs_type == FS_TYPE))
+}
 
 pub(super) struct Mounted {
     pub(super) mountpoint: PathBuf,
@@ -22,11 +27,18 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    /// The mount at `path`, which is canonical, if there is one.
+    /// The mount at `path`, which is canonical, or that below what is browsed there, if there is one.
     pub(super) fn at(path: &Path) -> Result<Option<Self>> {
-        if mounted_at(path)?.is_none_or(|entry| entry.fs_type != FS_TYPE) {
-            return Ok(None);
+        if is_mount(path)? {
+            return Self::told(path).map(Some);
         }
+        match mount_below(path)? {
+            Some(below) if is_mount(&below)? => Self::told(&below).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn told(path: &Path) -> Result<Self> {
         let file = path.join(".ebsfs/mount.json");
         let told: Value = serde_json::from_slice(&durable::read(&file)?)
             .map_err(|e| Error::new(ErrorKind::Corrupt, format!("{}: {e}", file.display())))?;
@@ -40,11 +52,11 @@ impl Mounted {
                 ),
             ));
         };
-        Ok(Some(Self {
+        Ok(Self {
             mountpoint: path.to_owned(),
             socket: socket.into(),
             store,
-        }))
+        })
     }
 
     /// Has the daemon do `command`, and tells `told` what happens meanwhile. A signal cancels it.

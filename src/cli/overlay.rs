@@ -215,7 +215,7 @@ impl Discard {
 }
 
 /// Removes the files of an overlay, and no others: there are none. After the first it is no overlay any more.
-fn remove(directory: &LocalDirectory) -> Result<()> {
+pub(super) fn remove(directory: &LocalDirectory) -> Result<()> {
     const HEADER: &str = "overlay";
     const LOCK: &str = "lock";
     directory.remove(HEADER)?;

@@ -1,4 +1,4 @@
-//! `ebsfs umount`: ends a mount in order, and mends one whose daemon is gone.
+//! `ebsfs umount`: ends a mount in order, and mends one whose daemon is gone; takes down what `browse` set up.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -8,14 +8,15 @@ use std::time::Duration;
 use clap::Args;
 use rustix::io::Errno;
 
-use super::Outcome;
+use super::browse::{Manner, Site};
 use super::mount::busy;
+use super::{Outcome, notice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, abort, canonical, detach, mounted_at};
 
 #[derive(Args)]
 pub(super) struct Umount {
-    /// Where it is mounted; several may be named
+    /// Where it is mounted or browsed; several may be named
     #[arg(required = true, value_name = "MOUNTPOINT")]
     mountpoints: Vec<PathBuf>,
 
@@ -30,43 +31,68 @@ pub(super) struct Umount {
 
 impl Umount {
     pub(super) fn run(self) -> Outcome {
-        self.mountpoints
+        let ended = self
+            .mountpoints
             .iter()
-            .try_for_each(|mountpoint| self.end(mountpoint))
-            .map_err(Into::into)
+            .try_for_each(|mountpoint| self.end(mountpoint));
+        notice::sweep();
+        ended.map_err(Into::into)
+    }
+
+    fn manner(&self) -> Manner {
+        match (self.lazy, self.force) {
+            (true, _) => Manner::Lazily,
+            (_, true) => Manner::ByForce,
+            _ => Manner::InOrder,
+        }
     }
 
     fn end(&self, mountpoint: &Path) -> Result<()> {
-        let path = canonical(mountpoint)?;
-        match mounted_at(&path)? {
-            Some(entry) if entry.fs_type == FS_TYPE => {}
-            _ => {
-                let what = format!(
-                    "{} is no mount of ebsfs: `findmnt -t {FS_TYPE}` shows those",
-                    path.display()
-                );
-                return Err(Error::new(ErrorKind::Invalid, what));
+        let path = match canonical(mountpoint) {
+            // Somebody may have unmounted it by hand, and removed the directory.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let path = std::path::absolute(mountpoint).map_err(|_| e.clone())?;
+                return Site::find(&path)?.ok_or(e)?.end(self.manner());
             }
-        }
-        if self.force {
-            return abort(&path);
-        }
-        let Err(e) = detach(&path, self.lazy) else {
-            return Ok(());
+            path => path?,
         };
-        if e.kind() != ErrorKind::Conflict {
-            return Err(e);
-        }
-        match daemon(&path) {
-            Daemon::Gone => detach(&path, true),
-            Daemon::Silent => Err(Error::new(ErrorKind::Conflict, silent(&path))),
-            Daemon::Answers => Err(Error::new(ErrorKind::Conflict, busy(&path))),
+        match mounted_at(&path)? {
+            Some(entry) if entry.fs_type == FS_TYPE => match self.force {
+                true => abort(&path),
+                false => end(&path, self.lazy),
+            },
+            _ => match Site::find(&path)? {
+                Some(site) => site.end(self.manner()),
+                None => {
+                    let what = format!(
+                        "{} is no mount of ebsfs: `ebsfs ps` shows those",
+                        path.display()
+                    );
+                    Err(Error::new(ErrorKind::Invalid, what))
+                }
+            },
         }
     }
 }
 
+/// Ends the mount at `path`, by force only if its daemon is dead already. `Conflict`, with who it is, if something
+/// uses it, unless lazily.
+pub(super) fn end(path: &Path, lazily: bool) -> Result<()> {
+    let Err(e) = detach(path, lazily) else {
+        return Ok(());
+    };
+    if e.kind() != ErrorKind::Conflict {
+        return Err(e);
+    }
+    match daemon(path) {
+        Daemon::Gone => detach(path, true),
+        Daemon::Silent => Err(Error::new(ErrorKind::Conflict, silent(path))),
+        Daemon::Answers => Err(Error::new(ErrorKind::Conflict, busy(path))),
+    }
+}
+
 /// What there is of a mount's daemon.
-enum Daemon {
+pub(super) enum Daemon {
     Answers,
     /// Whoever still uses the mount gets errors only, and it can be taken away.
     Gone,
@@ -77,7 +103,7 @@ enum Daemon {
 /// How long a daemon may take to answer what it has at hand.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn daemon(path: &Path) -> Daemon {
+pub(super) fn daemon(path: &Path) -> Daemon {
     let (tell, told) = mpsc::channel();
     let path = path.to_owned();
     // In a thread that is left behind if need be: nothing ends this wait.
@@ -96,7 +122,7 @@ fn daemon(path: &Path) -> Daemon {
     }
 }
 
-fn silent(path: &Path) -> String {
+pub(super) fn silent(path: &Path) -> String {
     let shown = path.display();
     format!(
         "{shown} is in use, and its daemon does not answer: `ebsfs umount --force {shown}` ends it, and what was written without fsync may be lost"

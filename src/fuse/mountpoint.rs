@@ -34,6 +34,20 @@ pub struct MountEntry {
     pub fs_type: String,
     /// The number of its device, which no other file system has while it is mounted.
     pub device: String,
+    /// What it was mounted from, a device for example.
+    pub source: String,
+    /// Its options here, and those that it has wherever it is mounted.
+    pub options: String,
+}
+
+impl MountEntry {
+    /// The value of the option `name`, or an empty one if it has none; `None` if it is not set.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.split(',').find_map(|option| {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            (key == name).then_some(value)
+        })
+    }
 }
 
 /// What is mounted, in the order in which it was.
@@ -48,10 +62,14 @@ fn parse_mount(line: &str) -> Option<MountEntry> {
     let mut left = left.split(' ').skip(2);
     let device = left.next()?.to_owned();
     let path = unescape(left.nth(1)?).into();
+    let options = left.next()?;
+    let mut right = right.split(' ');
     Some(MountEntry {
         path,
-        fs_type: right.split(' ').next()?.to_owned(),
+        fs_type: right.next()?.to_owned(),
         device,
+        source: unescape(right.next()?),
+        options: format!("{options},{}", right.next().unwrap_or_default()),
     })
 }
 
@@ -358,8 +376,13 @@ mod tests {
                 path: r"/mnt/a b\c".into(),
                 fs_type: FS_TYPE.into(),
                 device: "0:43".into(),
+                source: "ebsfs".into(),
+                options: "ro,nosuid,ro,user_id=0".into(),
             }
         );
+        assert_eq!(entry.option("user_id"), Some("0"));
+        assert_eq!(entry.option("ro"), Some(""));
+        assert_eq!(entry.option("rw"), None);
         assert!(
             mounts()
                 .unwrap()

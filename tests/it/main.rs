@@ -6,6 +6,7 @@
     missing_docs
 )]
 
+mod browse;
 mod cache;
 mod cli_delete;
 mod cli_device;

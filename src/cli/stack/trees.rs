@@ -35,7 +35,7 @@ use crate::store::check_readable;
 
 /// Types of partitions that hold a root of Linux, by the Discoverable Partitions Specification: x86-64, x86, arm64, arm,
 /// riscv64, and the one of the Elastic Compute Cloud's images.
-const LINUX_ROOTS: [&str; 5] = [
+pub(in crate::cli) const LINUX_ROOTS: [&str; 5] = [
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
     "44479540-f297-41b2-9af7-d131d5f0458a",
     "b921b045-1df0-41c3-af44-4c6f280d3fae",
