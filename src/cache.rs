@@ -232,6 +232,10 @@ impl BlockSource for CachedSource {
         hit.or_else(|| self.origin.source.ready(index))
     }
 
+    fn ahead(&self, index: BlockIndex) {
+        Self::ahead(self, index);
+    }
+
     async fn kept(&self, run: Range<u32>) -> BlockSet {
         let below = self.origin.source.kept(run.clone()).await;
         let number = self.origin.number;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 mod browse;
 mod cat;
 mod commit;
+mod cp;
 mod daemon;
 mod delete;
 mod df;
@@ -62,7 +63,7 @@ Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room);
 130 interrupted; 141 the reader of the output went away.";
 
 /// Options that every verb takes, before or after it.
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Common {
     /// Where snapshots are: a directory, or aws [default: aws]
     #[arg(
@@ -126,6 +127,8 @@ enum Command {
     Ls(ls::Ls),
     /// Write files of a snapshot to stdout
     Cat(cat::Cat),
+    /// Copy files of snapshots to this machine
+    Cp(cp::Cp),
     /// Find files in a snapshot
     Find(find::Find),
     /// Show the file systems of a snapshot, and how full they are
@@ -224,6 +227,7 @@ impl Cli {
             Command::Info(verb) => verb.run(&common),
             Command::Ls(verb) => verb.run(&common),
             Command::Cat(verb) => verb.run(&common),
+            Command::Cp(verb) => verb.run(&common),
             Command::Find(verb) => verb.run(&common),
             Command::Df(verb) => verb.run(&common),
             Command::Mount(verb) => verb.run(&common),

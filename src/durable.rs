@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, ErrorKind as IoKind, Write as _};
 use std::num::NonZeroU64;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -73,6 +74,18 @@ pub fn place_new(temporary: &Path, path: &Path) -> Result<()> {
             .map_err(|e| Error::io(e, "create", path)),
         renamed => renamed.map_err(|e| Error::io(e.into(), "create", path)),
     }
+}
+
+/// Renames `temporary` to `name`, both in `dir`, in place of what file or link is there, which is not followed, without any sync.
+/// If that fails both stay.
+pub fn place_at(dir: BorrowedFd<'_>, temporary: &str, name: &[u8]) -> Result<()> {
+    Ok(renameat_with(
+        dir,
+        temporary,
+        dir,
+        name,
+        RenameFlags::empty(),
+    )?)
 }
 
 /// Makes everything durable that was written to the file system that holds `dir`.
@@ -150,6 +163,18 @@ pub fn unique_name() -> String {
     )
 }
 
+/// Whether that is one of them.
+pub fn is_unique_name(name: &[u8]) -> bool {
+    let Some((process, rest)) = name.split_at_checked(16) else {
+        return false;
+    };
+    let number = rest
+        .strip_prefix(b"-")
+        .and_then(|rest| rest.strip_suffix(b".tmp"));
+    process.iter().all(u8::is_ascii_hexdigit)
+        && number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
 fn write_beside(
     path: &Path,
     bytes: &[u8],
@@ -192,6 +217,20 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unique_names_are_known_again() {
+        assert!(is_unique_name(unique_name().as_bytes()));
+        for other in [
+            "",
+            "-.tmp",
+            "0123456789abcdef-.tmp",
+            "0123456789abcdef-1",
+            "0123456789abcdeg-1.tmp",
+        ] {
+            assert!(!is_unique_name(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn publishing_replaces_or_refuses_and_leaves_no_temporary_file() {

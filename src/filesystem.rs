@@ -29,7 +29,7 @@ pub struct Node(u64);
 
 impl Node {
     /// The file with this inode number, which need not exist.
-    pub fn new(number: u64) -> Self {
+    pub const fn new(number: u64) -> Self {
         Self(number)
     }
 

@@ -94,6 +94,14 @@ impl ReadAt for Image {
         })
     }
 
+    fn ahead(&self, range: Range<u64>) {
+        let _runtime = self.runtime.enter();
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+        if check_range(self.size(), range.start, len).is_ok() {
+            pieces(range.start, len).for_each(|piece| self.source.ahead(piece.index));
+        }
+    }
+
     fn allocated(&self, range: Range<u64>) -> Option<u64> {
         let mut bytes = 0;
         let mut position = range.start;

@@ -54,6 +54,7 @@ pub mod prefetch;
 pub mod profile;
 pub mod read_at;
 pub mod record;
+pub mod recover;
 pub mod server;
 pub mod session;
 pub mod snapshot;

@@ -219,6 +219,11 @@ impl<D: ReadAt + ?Sized> ReadAt for Slice<D> {
         })
     }
 
+    fn ahead(&self, range: Range<u64>) {
+        let on_disk = |offset: u64| self.range.start.saturating_add(offset.min(self.size()));
+        self.disk.ahead(on_disk(range.start)..on_disk(range.end));
+    }
+
     fn allocated(&self, range: Range<u64>) -> Option<u64> {
         let on_disk = |offset: u64| self.range.start.saturating_add(offset.min(self.size()));
         let range = on_disk(range.start)..on_disk(range.end);

@@ -83,6 +83,10 @@ pub trait ReadAt: Send + Sync {
     /// be of one kind: one call looks no further than what one listing tells.
     fn extent(&self, offset: u64) -> Result<Extent>;
 
+    /// Tells that these bytes will be read soon, so that they can be fetched before somebody waits for them. Waits for nothing
+    /// and promises nothing.
+    fn ahead(&self, _range: Range<u64>) {}
+
     /// Bytes of data in `range`, if all of it is known without waiting.
     fn allocated(&self, range: Range<u64>) -> Option<u64>;
 }

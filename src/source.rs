@@ -39,6 +39,10 @@ pub trait BlockSource: Send + Sync {
     /// A block that is at hand without waiting.
     fn ready(&self, index: BlockIndex) -> Option<Block>;
 
+    /// Tells that a block will be asked for soon, so that it can be fetched before. Waits for nothing and promises nothing. To be
+    /// called in a runtime.
+    fn ahead(&self, _index: BlockIndex) {}
+
     /// Which blocks of `run` are at hand on this machine, as far as that is soon known; they are not loaded, and do not count
     /// as used.
     async fn kept(&self, _run: Range<u32>) -> BlockSet {

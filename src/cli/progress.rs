@@ -44,3 +44,37 @@ impl Drop for Progress {
         self.bar.finish_and_clear();
     }
 }
+
+/// How far some work has come of which nobody knows how much it is.
+pub(super) struct Counted {
+    bar: ProgressBar,
+}
+
+impl Counted {
+    /// Work on files. Without a terminal nothing is shown.
+    pub(super) fn new(verb: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{prefix} {msg}, {bytes} {bytes_per_sec}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        Self {
+            bar: ProgressBar::no_length().with_style(style).with_prefix(verb),
+        }
+    }
+
+    /// So many files and bytes are done.
+    pub(super) fn reached(&self, files: u64, bytes: u64) {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(format!("{files} files"));
+            self.bar.set_position(bytes);
+        }
+    }
+
+    /// Has something told while the bar is out of the way.
+    pub(super) fn aside(&self, tell: impl FnOnce()) {
+        self.bar.suspend(tell);
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -112,6 +112,10 @@ impl BlockSource for ReadAhead {
         Some(block)
     }
 
+    fn ahead(&self, index: BlockIndex) {
+        self.source.ahead(index);
+    }
+
     fn listed(&self, from: BlockIndex) -> Option<Arc<Listing>> {
         self.source.listed(from)
     }

@@ -179,6 +179,10 @@ impl BlockSource for Profiled {
         Some(block)
     }
 
+    fn ahead(&self, index: BlockIndex) {
+        self.source.ahead(index);
+    }
+
     async fn kept(&self, run: Range<u32>) -> BlockSet {
         self.source.kept(run).await
     }

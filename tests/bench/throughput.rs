@@ -27,6 +27,7 @@ mod devices;
 mod floor;
 mod http;
 mod local;
+mod look;
 mod machine;
 mod measure;
 mod overlay;
@@ -111,11 +112,12 @@ fn main() {
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let plan = if has("--quick") { QUICK } else { FULL };
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("--reading", reading::rows),
         ("--local", local::rows),
         ("--remote", remote::rows),
         ("--overlay", overlay::rows),
+        ("--look", look::rows),
     ];
     let all = !parts.iter().any(|(flag, _)| has(flag));
     let wanted = parts.iter().filter(|(flag, _)| all || has(flag));

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
     ("filesystem", &["error", "read_at"]),
+    ("recover", &["error", "durable", "filesystem"]),
     (
         "store",
         &[
@@ -92,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "durable",
             "snapshot",
             "partition",
+            "recover",
             "filesystem",
             "read_at",
             "store",
