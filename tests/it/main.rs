@@ -66,6 +66,7 @@ mod serve_limits;
 mod serve_tokens;
 mod server;
 mod serving;
+mod sharing;
 mod together;
 mod upload;
 mod warm;
