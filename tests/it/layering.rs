@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
     ("filesystem", &["error", "read_at"]),
+    ("compare", &["error", "filesystem"]),
     (
         "store",
         &[

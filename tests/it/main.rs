@@ -16,6 +16,7 @@ mod cli_show;
 mod cli_store;
 mod commit;
 mod common;
+mod compare;
 mod conformance;
 mod crash;
 mod devices;
