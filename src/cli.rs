@@ -15,6 +15,7 @@ mod commit;
 mod daemon;
 mod delete;
 mod df;
+mod diff;
 mod disk_cache;
 mod export;
 mod files;
@@ -25,6 +26,7 @@ mod info;
 mod interrupt;
 mod list;
 mod ls;
+mod map;
 mod mount;
 mod mounted;
 mod overlay;
@@ -51,7 +53,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room);
+Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room), some files could
+not be read, or `diff --exit-code` found a difference;
 2 the request makes no sense or contradicts what exists; 3 not found;
 4 permission denied; 5 data is damaged; 6 not available now, try again;
 130 interrupted; 141 the reader of the output went away.";
@@ -138,6 +141,10 @@ enum Command {
     Overlay(overlay::Overlay),
     /// Write a snapshot to a file, a device or stdout
     Export(export::Export),
+    /// Tell what differs between two snapshots: blocks, or files
+    Diff(diff::Diff),
+    /// Draw a disk: what is present, changed, cached
+    Map(map::Map),
     /// Delete snapshots
     Delete(delete::Delete),
     /// Remove blocks that no snapshot refers to
@@ -223,6 +230,8 @@ impl Cli {
             Command::Commit(verb) => verb.run(&common),
             Command::Overlay(verb) => verb.run(&common),
             Command::Export(verb) => verb.run(&common),
+            Command::Diff(verb) => verb.run(&common),
+            Command::Map(verb) => verb.run(&common),
             Command::Delete(verb) => verb.run(&common),
             Command::Gc(verb) => verb.run(&common),
             Command::Serve(verb) => verb.run(&common),

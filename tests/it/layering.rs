@@ -107,6 +107,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "commit",
             "control",
             "session",
+            "compare",
             "download",
             "catalog",
             "server",

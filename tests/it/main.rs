@@ -9,8 +9,11 @@
 mod cache;
 mod cli_delete;
 mod cli_device;
+mod cli_diff;
+mod cli_diff_files;
 mod cli_export;
 mod cli_import;
+mod cli_map;
 mod cli_parent;
 mod cli_show;
 mod cli_store;
