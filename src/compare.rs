@@ -95,9 +95,12 @@ pub enum Finding {
     Failed(Error),
 }
 
+/// Who is told of a path, from the root on, and what was found there; to fail ends it all.
+pub type Tell<'a, E> = &'a mut dyn FnMut(&[u8], Finding) -> Result<(), E>;
+
 impl Comparison<'_> {
-    /// Tells `found` what differs, each path from the root on. Ends early only if `found` fails.
-    pub fn run<E>(&self, found: &mut dyn FnMut(&[u8], Finding) -> Result<(), E>) -> Result<(), E> {
+    /// Tells `found` what differs. Ends early only if `found` fails.
+    pub fn run<E>(&self, found: Tell<'_, E>) -> Result<(), E> {
         let mut walk = Walk {
             comparison: self,
             found,
@@ -136,7 +139,6 @@ impl Comparison<'_> {
         let looks_same = old.size == new.size && !what.times;
         what.contents = match old.kind {
             Kind::File if old.size != new.size => true,
-            Kind::File if looks_same && !self.contents => false,
             Kind::File if self.contents => !self.same_bytes(old_node, new_node, old.size)?,
             Kind::File => {
                 old.modified != new.modified && !self.untouched(old_node, new_node, old.size)?
@@ -328,7 +330,7 @@ impl Frame {
 
 struct Walk<'a, E> {
     comparison: &'a Comparison<'a>,
-    found: &'a mut dyn FnMut(&[u8], Finding) -> Result<(), E>,
+    found: Tell<'a, E>,
     path: Vec<u8>,
     stack: Vec<Frame>,
     old_seen: Seen,

@@ -195,11 +195,11 @@ mod tests {
     #[test]
     fn runs_that_pages_cut_are_told_as_one() {
         let mut joined = Joined::default();
-        let pushed: Vec<_> = [3..5, 5..6, 6..9, 10..11]
+        let pushed: Vec<_> = [3..5, 5..6, 6..9, 10..11, 20..21]
             .into_iter()
             .filter_map(|run| joined.push(run))
             .collect();
-        assert_eq!(pushed, [3..9]);
-        assert_eq!(joined.end(), Some(10..11));
+        assert_eq!(pushed, [3..9, 10..11]);
+        assert_eq!(joined.end(), Some(20..21));
     }
 }
