@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # fixtures.sh: small sparse disk images with known contents, for tests. Needs no root.
 #
-#   fixtures.sh ext4|xfs|btrfs OUT MANIFEST     a file system alone
+#   fixtures.sh ext4|xfs|xfs-v4|btrfs OUT MANIFEST   a file system alone
 #   fixtures.sh gpt OUT MANIFEST                GPT: p1 ext4, p2 xfs
 #   fixtures.sh mbr63 OUT MANIFEST              MBR: p1 ext4 that starts at sector 63, so at no multiple of 4 KiB
 #   fixtures.sh logical OUT MANIFEST            MBR: p1 ext4, p5 xfs inside an extended partition
+#   fixtures.sh kernel KIND OUT MANIFEST        files of every kind on a file system that the kernel wrote; needs root
 #   fixtures.sh tree DIR [FILES [SEED]]         only the files (300, seed 1)
 #   fixtures.sh manifest DIR                    the SHA-256 of all files below DIR, on stdout
 #
 # A manifest is what `sha256sum -c` reads. On a disk with partitions its paths begin with p1/, p2/ and so on.
 # The same arguments give the same files.
+#
+# KIND is ext2, ext3, ext4, ext4-1k or xfs, and -full after it for directories with thousands of names, or -dirty
+# for a copy that was taken while it was mounted and written to; ext4-data-dirty has contents in its journal as well.
+# That manifest is the kernel's view of the image, with the journal replayed: `kernel_tree.py --help` tells its form.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$(realpath "$0")")/lib.sh"
@@ -83,7 +88,9 @@ file_system() {
         quiet mkfs.ext4 -q -L fixture -U 00000000-0000-4000-8000-000000000001 \
             -E hash_seed=00000000-0000-4000-8000-000000000002,root_owner=0:0 -d "$dir" "$out"
         ;;
-    xfs)
+    xfs | xfs-v4)
+        local version=1
+        [[ $kind != xfs-v4 ]] || version=0,finobt=0
         # mkfs.xfs makes nothing smaller.
         truncate -s 300M "$out"
         {
@@ -91,7 +98,7 @@ file_system() {
             protofile "$dir"
             printf '$\n$\n'
         } >"$work/proto"
-        quiet mkfs.xfs -q -L fixture -m uuid=00000000-0000-4000-8000-000000000003 -p "$work/proto" "$out"
+        quiet mkfs.xfs -q -L fixture -m "crc=$version,uuid=00000000-0000-4000-8000-000000000003" -p "$work/proto" "$out"
         ;;
     btrfs)
         truncate -s 128M "$out"
@@ -121,6 +128,58 @@ disk() {
     manifest "$work/tree" >"$manifest"
 }
 
+# make_kernel KIND IMAGE leaves an empty file system there.
+make_kernel() {
+    local kind=$1 image=$2
+    case $kind in
+    # Small blocks, for deep maps and indexes; the old size of inodes, which leaves no room in them.
+    ext2) truncate -s 40M "$image" && quiet mkfs.ext2 -q -F -b 1024 -I 128 "$image" ;;
+    ext3) truncate -s 40M "$image" && quiet mkfs.ext3 -q -F -b 1024 -J size=4 "$image" ;;
+    # Without checksums of metadata, and with all that is new.
+    ext4-1k) truncate -s 40M "$image" && quiet mkfs.ext4 -q -F -b 1024 -J size=4 -O ^metadata_csum,^64bit "$image" ;;
+    ext4 | ext4-data) truncate -s 96M "$image" && quiet mkfs.ext4 -q -F -O inline_data,ea_inode,metadata_csum,64bit "$image" ;;
+    # Directories whose blocks take two of the file system's.
+    xfs) truncate -s 300M "$image" && quiet mkfs.xfs -q -b size=1024 -n size=4096 "$image" ;;
+    *) die "no such kind: '$kind'; see --help" ;;
+    esac
+}
+
+kernel() {
+    local kind=$1 out=$2 manifest=$3 files=small dirty='' options=loop top=$work/mnt image=$work/image
+    local tree
+    tree=$(dirname "$(realpath "$0")")/kernel_tree.py
+    ((EUID == 0)) || die "only root can mount"
+    case $kind in
+    *-full) kind=${kind%-full} files='' ;;
+    *-dirty) kind=${kind%-dirty} dirty=1 ;;
+    esac
+    [[ $kind != ext4-data ]] || options+=,data=journal
+    make_kernel "$kind" "$image"
+    mkdir "$top"
+    trap 'release_loops "$work"; rm -rf "$work"' EXIT
+    mount -o "$options" "$image" "$top"
+    python3 "$tree" populate "$top" ${files:+"$files"}
+    if [[ $dirty ]]; then
+        umount "$top"
+        mount -o "$options" "$image" "$top"
+        python3 "$tree" disturb "$top"
+        # What is mounted, as a snapshot of a disk in use has it.
+        rm -f "$out"
+        cp --sparse=always "$image" "$out"
+        umount "$top"
+        # The kernel replays a copy.
+        cp --sparse=always "$out" "$image"
+    else
+        umount "$top"
+        rm -f "$out"
+        cp --sparse=always "$image" "$out"
+    fi
+    # Without a change of the times of access.
+    mount -o loop,noatime "$image" "$top"
+    python3 "$tree" manifest "$top" >"$manifest"
+    umount "$top"
+}
+
 command=${1-}
 case $command in
 -h | --help) usage && exit ;;
@@ -134,7 +193,8 @@ manifest)
     manifest "$2"
     exit
     ;;
-ext4 | xfs | btrfs | gpt | mbr63 | logical) (($# == 3)) || die "see --help" ;;
+kernel) (($# == 4)) || die "see --help" ;;
+ext4 | xfs | xfs-v4 | btrfs | gpt | mbr63 | logical) (($# == 3)) || die "see --help" ;;
 *) die "no such fixture: '$command'; see --help" ;;
 esac
 
@@ -143,6 +203,9 @@ out=$2 manifest=$3
 work=$(scratch ebsfs-fixture)
 trap 'rm -rf "$work"' EXIT
 case $command in
+kernel)
+    kernel "$2" "$3" "$4"
+    ;;
 gpt)
     # 48 MiB of ext4 behind 1 MiB, 300 MiB of xfs behind those, and room for the second table.
     disk "$out" "$manifest" 350M 'label: gpt

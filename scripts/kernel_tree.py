@@ -3,7 +3,7 @@
 
   kernel_tree.py populate DIR [small]   makes the files; as root, as it makes devices and sets owners
   kernel_tree.py disturb DIR            changes, removes and makes files, transaction by transaction
-  kernel_tree.py manifest DIR           a line of JSON for each file, on stdout
+  kernel_tree.py manifest DIR           a line of JSON for each file, on stdout, and one for all contents
 """
 
 import errno
@@ -14,6 +14,8 @@ import random
 import stat
 import struct
 import sys
+
+HUGE = 1 << 30
 
 KINDS = {
     stat.S_IFREG: "file",
@@ -206,11 +208,12 @@ def shown(path, relative):
         "changed": str(info.st_ctime_ns),
     }
     if kind == "file":
-        digest = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
-            digest = hashlib.file_digest(file, "sha256")
-        entry |= {"size": info.st_size, "sha256": digest.hexdigest()}
+        entry["size"] = info.st_size
         entry["data"] = data(path, info.st_size)
+        with open(path, "rb", buffering=0) as file:
+            # Of a huge one only its end: it is there for what is past 4 GiB.
+            file.seek(max(0, info.st_size - 4096) if info.st_size > HUGE else 0)
+            entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     if kind == "symlink":
         entry |= {"size": info.st_size, "target": os.fsencode(os.readlink(path)).hex()}
     if kind.endswith("device"):
@@ -240,13 +243,24 @@ def data(path, size):
 
 
 def manifest(top):
+    """All files, then what `cat` of all those that are not huge gives, in that order, and what `df` shows."""
+    contents = hashlib.sha256()
+
     def walk(path, relative):
-        print(json.dumps(shown(path, relative or b"/")))
+        entry = shown(path, relative or b"/")
+        print(json.dumps(entry))
+        if entry["type"] == "file" and entry["size"] <= HUGE:
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    contents.update(piece)
         if stat.S_ISDIR(os.lstat(path).st_mode):
             for name in sorted(os.listdir(path)):
                 walk(path + b"/" + name, relative + b"/" + name)
 
     walk(os.fsencode(top), b"")
+    room = os.statvfs(top)
+    size, free = room.f_blocks * room.f_frsize, room.f_bfree * room.f_frsize
+    print(json.dumps({"contents": contents.hexdigest(), "size": size, "free": free}))
 
 
 match sys.argv[1:]:

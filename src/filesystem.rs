@@ -147,6 +147,10 @@ pub trait FileTree {
     /// All names in a directory, in the file system's order. `Invalid` if it is none.
     fn entries(&self, dir: Node) -> Result<Vec<Entry>>;
 
+    /// Says that all of these will be looked at, and what is in those that are directories: what takes a way to a store can then be
+    /// under way at one time. Changes nothing else, and hides no failure from who asks later.
+    fn ahead(&self, _nodes: &[Node]) {}
+
     /// What `stat` tells.
     fn metadata(&self, node: Node) -> Result<Metadata>;
 

@@ -167,6 +167,35 @@ pub(super) fn read_disk(disk: &Arc<dyn ReadAt>, offset: u64, buf: &mut [u8]) -> 
     disk.read_at(offset, buf)
 }
 
+/// Places that are nearer to each other are most likely brought together.
+const NEAR: u64 = 256 << 10;
+
+/// Places that are brought at one time.
+const TOGETHER: usize = 32;
+
+/// Has what lies at these places brought to where it can be read without waiting, many at a time, and waits for all.
+pub(super) fn bring(disk: &dyn ReadAt, mut places: Vec<u64>) {
+    places.sort_unstable();
+    places.dedup_by_key(|place| *place / NEAR);
+    let is_away = |place: &u64| {
+        *place < disk.size() && matches!(disk.try_read_at(*place, &mut [0]), Ok(false))
+    };
+    for places in places.chunks(TOGETHER) {
+        let away: Vec<_> = places.iter().copied().filter(is_away).collect();
+        // One alone is as soon there when it is asked for.
+        if away.len() < 2 {
+            continue;
+        }
+        std::thread::scope(|scope| {
+            for place in away {
+                // A failure is met again by whoever needs the place, a thread that cannot be had is not needed.
+                let bring = move || drop(disk.read_at(place, &mut [0]));
+                drop(std::thread::Builder::new().spawn_scoped(scope, bring));
+            }
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

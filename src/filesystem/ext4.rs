@@ -21,7 +21,7 @@ use self::attributes::{Attribute, Value};
 use self::inode::Inode;
 use self::superblock::{Superblock, incompat};
 use self::volume::Volume;
-use super::bytes::{corrupt, crc32c_from, ensure, le16, le32, read_disk};
+use super::bytes::{bring, corrupt, crc32c_from, ensure, le16, le32, read_disk};
 use super::map::Map;
 use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node};
 use crate::error::{Error, ErrorKind, Result};
@@ -169,23 +169,29 @@ impl Ext4 {
         Ok(high << 32 | u64::from(le32(descriptor, low)?))
     }
 
+    /// The byte at which an inode begins.
+    fn inode_at(&self, number: u32) -> Result<u64> {
+        let superblock = &self.superblock;
+        let index = u64::from(number.saturating_sub(1));
+        let per_group = u64::from(superblock.inodes_per_group.max(1));
+        let group = index.checked_div(per_group).unwrap_or_default();
+        let within = index.checked_rem(per_group).unwrap_or_default();
+        let table = self.wide(&self.descriptor(group)?, 0x8, 0x28)?;
+        ensure(table > 0 && table < superblock.blocks, || {
+            format!("the inodes of group {group} are said to lie at block {table}")
+        })?;
+        Ok(table
+            .saturating_mul(superblock.block_size)
+            .saturating_add(within.saturating_mul(superblock.inode_size)))
+    }
+
     fn inode(&self, number: u32) -> Result<Inode> {
         let superblock = &self.superblock;
         let read = || {
             ensure((1..=superblock.inodes).contains(&number), || {
                 format!("there are {} inodes", superblock.inodes)
             })?;
-            let index = u64::from(number.saturating_sub(1));
-            let per_group = u64::from(superblock.inodes_per_group.max(1));
-            let group = index.checked_div(per_group).unwrap_or_default();
-            let within = index.checked_rem(per_group).unwrap_or_default();
-            let table = self.wide(&self.descriptor(group)?, 0x8, 0x28)?;
-            ensure(table > 0 && table < superblock.blocks, || {
-                format!("the inodes of group {group} are said to lie at block {table}")
-            })?;
-            let at = table
-                .saturating_mul(superblock.block_size)
-                .saturating_add(within.saturating_mul(superblock.inode_size));
+            let at = self.inode_at(number)?;
             let mut raw = vec![0; usize::try_from(superblock.inode_size).unwrap_or_default()];
             self.volume.read(at, &mut raw)?;
             Inode::parse(superblock, number, raw)
@@ -383,6 +389,35 @@ impl FileTree for Ext4 {
         refuse_encrypted(&inode)?;
         self.names(&inode)
             .map_err(|e| e.context(format!("inode {}", dir.number())))
+    }
+
+    fn ahead(&self, nodes: &[Node]) {
+        let disk = &**self.volume.disk();
+        let numbers = || {
+            nodes
+                .iter()
+                .filter_map(|node| u32::try_from(node.number()).ok())
+        };
+        // The descriptors first, by which the inodes are found, and these, by which blocks are.
+        bring(
+            disk,
+            numbers()
+                .map(|number| self.superblock.descriptor_of(number))
+                .collect(),
+        );
+        bring(
+            disk,
+            numbers()
+                .filter_map(|number| self.inode_at(number).ok())
+                .collect(),
+        );
+        let first_block = |node: &Node| {
+            let inode = self.node(*node).ok()?;
+            inode.first_of_directory()
+        };
+        let blocks = nodes.iter().filter_map(first_block);
+        let byte = |block: u64| block.saturating_mul(self.superblock.block_size);
+        bring(disk, blocks.map(byte).collect());
     }
 
     fn metadata(&self, node: Node) -> Result<Metadata> {

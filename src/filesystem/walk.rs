@@ -156,6 +156,8 @@ impl<'t> Walk<'t> {
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
         let mut entries = self.tree.entries(dir)?;
+        let nodes: Vec<_> = entries.iter().map(|entry| entry.node).collect();
+        self.tree.ahead(&nodes);
         entries.sort_unstable_by(|a, b| b.name.cmp(&a.name));
         let slash: &[u8] = if path.ends_with(b"/") { b"" } else { b"/" };
         self.to_go.extend(entries.into_iter().map(|entry| {

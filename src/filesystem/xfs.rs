@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::inode::{Inode, Layout};
 use self::replayed::Volume;
-use super::bytes::{be32, be64, crc32c, ensure, part, piece};
+use super::bytes::{be32, be64, bring, crc32c, ensure, part, piece};
 use super::map::Map;
 use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +44,8 @@ pub(super) fn recognise(head: &[u8]) -> bool {
 
 /// The files of one.
 struct Tree {
+    /// Below the replay: to have blocks brought near.
+    disk: Arc<dyn ReadAt>,
     volume: Volume,
     /// The file that was read last: contents are read piece by piece.
     last: RefCell<Option<Rc<File>>>,
@@ -60,6 +62,7 @@ struct File {
 pub(super) fn open(disk: Arc<dyn ReadAt>) -> Result<Box<dyn FileTree>> {
     let volume = Volume::open(&disk)?;
     Ok(Box::new(Tree {
+        disk,
         volume,
         last: RefCell::default(),
     }))
@@ -284,6 +287,26 @@ impl FileTree for Tree {
             "no directory",
         )?;
         self.names(&inode).map_err(about(dir.number()))
+    }
+
+    fn ahead(&self, nodes: &[Node]) {
+        let (disk, superblock) = (&*self.disk, &self.volume.superblock);
+        let inodes = nodes
+            .iter()
+            .filter_map(|node| superblock.inode_at(node.number()).ok());
+        bring(disk, inodes.collect());
+        let first_block = |node: &Node| {
+            let inode = self.inode(*node).ok()?;
+            let is_directory = matches!(inode.kind(), Ok(Kind::Directory));
+            let fork = inode
+                .data()
+                .ok()
+                .filter(|fork| is_directory && fork.layout == Layout::Extents)?;
+            // Names in extents take one at least, and these few are in the inode.
+            let map = map::read(&self.volume, &inode, &fork, u64::MAX).ok()?;
+            map.spans(0, u64::MAX).next()?.at
+        };
+        bring(disk, nodes.iter().filter_map(first_block).collect());
     }
 
     fn metadata(&self, node: Node) -> Result<Metadata> {

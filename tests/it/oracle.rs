@@ -72,27 +72,46 @@ pub(crate) struct Fixture {
 
 /// The fixture of that kind, made once and kept below `target` for as long as the scripts stay the same.
 pub(crate) fn fixture(kind: &str) -> &'static Fixture {
-    const KINDS: [&str; 6] = ["ext4", "xfs", "btrfs", "gpt", "mbr63", "logical"];
+    const KINDS: [&str; 16] = [
+        "ext4",
+        "xfs",
+        "xfs-v4",
+        "btrfs",
+        "gpt",
+        "mbr63",
+        "logical",
+        "kernel ext2",
+        "kernel ext3",
+        "kernel ext3-dirty",
+        "kernel ext4",
+        "kernel ext4-dirty",
+        "kernel ext4-data-dirty",
+        "kernel ext4-1k-full",
+        "kernel xfs-full",
+        "kernel xfs-dirty",
+    ];
     static FIXTURES: [OnceLock<Fixture>; KINDS.len()] = [const { OnceLock::new() }; KINDS.len()];
     let number = KINDS.iter().position(|known| *known == kind).unwrap();
     FIXTURES[number].get_or_init(|| {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
         let mut hasher = Sha256::new();
-        for script in ["fixtures.sh", "lib.sh"] {
+        for script in ["fixtures.sh", "lib.sh", "kernel_tree.py"] {
             hasher.update(fs::read(scripts.join(script)).unwrap());
         }
         let version: String = hasher.finalize()[..8]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}-{version}"));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{}-{version}", kind.replace(' ', "-")));
         if !kept.exists() {
             let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
             let script = scripts.join("fixtures.sh");
             let at = |name| making.path().join(name).into_os_string();
+            let kind = kind.split(' ').map(Into::into);
             run(
                 script.to_str().unwrap(),
-                [kind.into(), at("image"), at("manifest")],
+                kind.chain([at("image"), at("manifest")]),
             )
             .ok();
             let making = making.keep();

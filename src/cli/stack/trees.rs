@@ -19,6 +19,7 @@ use log::warn;
 use tokio::runtime::Runtime;
 
 use super::{Opened, Snapshots, Tasks, open_store, runtime};
+use crate::block::BlockIndex;
 use crate::cache::BlockCache;
 use crate::cache::disk::DiskCache;
 use crate::cli::Common;
@@ -110,6 +111,13 @@ impl Trees {
             return Ok(Rc::clone(disk));
         }
         let described = self.snapshots.described();
+        if self.opened.remote.is_some() {
+            // No byte is read without the first listing, which the store keeps: it is asked for at the same time. Why it
+            // cannot be had is told by who needs it.
+            let (store, id) = (Arc::clone(&self.opened.store), id.clone());
+            self.runtime
+                .spawn(async move { drop(store.blocks(&id, BlockIndex::ZERO).await) });
+        }
         let info = self.runtime.block_on(described.info(id))?;
         check_readable(id, info.status)?;
         let opened = self.snapshots.clone().opener(&self.runtime)(&info);
@@ -165,8 +173,6 @@ impl Drop for Trees {
         if let Some(disk_cache) = &self.disk_cache {
             settle(disk_cache, &self.runtime);
         }
-        // The store is told before the runtime ends.
-        let _ = &self.opened;
     }
 }
 

@@ -195,6 +195,23 @@ impl Inode {
         part(&self.raw, BLOCK_AT..BLOCK_AT.saturating_add(BLOCK_LEN))
     }
 
+    /// The first block of names, if it is a directory and that is easily told.
+    pub(super) fn first_of_directory(&self) -> Option<u64> {
+        let root = self.map_root().ok()?;
+        if !matches!(self.kind(), Ok(Kind::Directory)) || self.is_inline() {
+            return None;
+        }
+        match self.has_extents() {
+            // The first extent, if the root of the tree is a leaf.
+            true if matches!(le16(root, 6), Ok(0)) => {
+                let high = u64::from(le16(root, 18).ok()?) << 32;
+                Some(high | u64::from(le32(root, 20).ok()?))
+            }
+            true => None,
+            false => le32(root, 0).ok().map(u64::from),
+        }
+    }
+
     /// What lies past the fields, and may hold extended attributes.
     pub(super) fn rest(&self) -> Result<&[u8]> {
         if self.raw.len() <= CORE {

@@ -239,6 +239,13 @@ impl Superblock {
             .saturating_add(within.saturating_mul(self.descriptor_size))
     }
 
+    /// The byte at which the descriptor of the group of an inode begins.
+    pub(super) fn descriptor_of(&self, inode: u32) -> u64 {
+        let index = inode.saturating_sub(1);
+        let group = index.checked_div(self.inodes_per_group).unwrap_or_default();
+        self.descriptor_at(group.into())
+    }
+
     /// Whether a group begins with a copy of the superblock.
     fn has_superblock(&self, group: u64) -> bool {
         if group == 0 {

@@ -12,10 +12,18 @@ use std::sync::Arc;
 
 use lamxfs::{BlockRead, Inode, SuperblockReason, Xfs};
 
-use super::super::bytes::{corrupt, crc32c, ensure, read_disk};
+use super::super::bytes::{be32, bring, corrupt, crc32c, ensure, read_disk};
 use super::superblock::{LEN, Superblock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
+
+/// The unit of the log.
+const BASIC: u64 = 512;
+/// What the head of a record begins with.
+const RECORD: u32 = 0xfeed_babe;
+/// How far apart places are that are looked at next, and how many at most.
+const NEARBY: u64 = 256 << 10;
+const MOST_PLACES: usize = 64;
 
 /// Bytes of an inode before its map.
 const CORE_V2: usize = 100;
@@ -68,6 +76,7 @@ impl Volume {
     pub(super) fn open(disk: &Arc<dyn ReadAt>) -> Result<Self> {
         let mut head = vec![0; LEN];
         read_disk(disk, 0, &mut head)?;
+        bring_log(disk, &head);
         let window = Rc::<Window>::default();
         let failure = Rc::<RefCell<Option<Error>>>::default();
         let below = Below {
@@ -151,6 +160,53 @@ impl Volume {
             }
         }
         inode
+    }
+}
+
+/// Places in the log that are looked at first.
+const PROBES: u64 = 16;
+
+/// The library looks for the log's end by halving it: one way to the store after the other. The log is brought near where that will
+/// come by, in two steps: places all over it, and the part in which its blocks stop to be of the same round.
+fn bring_log(disk: &Arc<dyn ReadAt>, head: &[u8]) {
+    // What is wrong with it is the library's to say.
+    let Ok(superblock) = Superblock::parse(head) else {
+        return;
+    };
+    let len = superblock.log_blocks.saturating_mul(superblock.block_size);
+    let Ok(start) = superblock.block_at(superblock.log_start, superblock.log_blocks) else {
+        return;
+    };
+    let step = (len / PROBES / BASIC).max(1).saturating_mul(BASIC);
+    let last = start.saturating_add(len).saturating_sub(BASIC);
+    let probes: Vec<_> = (0..PROBES)
+        .map(|index| start.saturating_add(index.saturating_mul(step)).min(last))
+        .chain([last])
+        .collect();
+    let root = superblock.inode_at(superblock.root).ok();
+    bring(&**disk, probes.iter().copied().chain(root).collect());
+    let round = |place: &u64| {
+        let mut block = [0; 8];
+        read_disk(disk, *place, &mut block).ok()?;
+        // The head of a record has a magic number where other blocks have their round.
+        let first = be32(&block, 0).ok()?;
+        if first == RECORD {
+            be32(&block, 4).ok()
+        } else {
+            Some(first)
+        }
+    };
+    let first = round(&start);
+    let ends = probes.windows(2).find_map(|pair| match pair {
+        [from, to] if round(to) != first => Some(*from..*to),
+        _ => None,
+    });
+    if let Some(part) = ends {
+        let places = (0_u64..).map(|index| part.start.saturating_add(index.saturating_mul(NEARBY)));
+        let places = places
+            .take_while(|place| *place < part.end)
+            .take(MOST_PLACES);
+        bring(&**disk, places.chain([part.end]).collect());
     }
 }
 
