@@ -454,6 +454,8 @@ fn names(tree: &dyn FileTree, dir: Option<Node>, seen: &mut Seen) -> Result<Name
             );
         }
         entries = tree.entries(dir)?;
+        let nodes: Vec<_> = entries.iter().map(|entry| entry.node).collect();
+        tree.ahead(&nodes);
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         if entries.array_windows().any(|[a, b]| a.name == b.name) {
             return corrupt("two files in this directory have one name: not looked into");
