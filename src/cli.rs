@@ -17,6 +17,7 @@ mod cp;
 mod daemon;
 mod delete;
 mod df;
+mod diff;
 mod disk_cache;
 mod export;
 mod files;
@@ -29,6 +30,7 @@ mod interrupt;
 mod list;
 mod loops;
 mod ls;
+mod map;
 mod mount;
 mod mounted;
 mod notice;
@@ -57,7 +59,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room);
+Exit codes: 0 done; 1 the machine failed (disk, descriptor, no room), some files could
+not be read, or `diff --exit-code` found a difference;
 2 the request makes no sense or contradicts what exists; 3 not found;
 4 permission denied; 5 data is damaged; 6 not available now, try again;
 130 interrupted; 141 the reader of the output went away.";
@@ -150,6 +153,10 @@ enum Command {
     Overlay(overlay::Overlay),
     /// Write a snapshot to a file, a device or stdout
     Export(export::Export),
+    /// Tell what differs between two snapshots: blocks, or files
+    Diff(diff::Diff),
+    /// Draw a disk: what is present, changed, cached
+    Map(map::Map),
     /// Delete snapshots
     Delete(delete::Delete),
     /// Remove blocks that no snapshot refers to
@@ -238,6 +245,8 @@ impl Cli {
             Command::Commit(verb) => verb.run(&common),
             Command::Overlay(verb) => verb.run(&common),
             Command::Export(verb) => verb.run(&common),
+            Command::Diff(verb) => verb.run(&common),
+            Command::Map(verb) => verb.run(&common),
             Command::Delete(verb) => verb.run(&common),
             Command::Gc(verb) => verb.run(&common),
             Command::Serve(verb) => verb.run(&common),

@@ -14,7 +14,7 @@
 //!
 //! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do. Back up go [`upload`], which makes
 //! blocks a snapshot, and [`commit`], which makes an overlay one. A mounted daemon is a [`session`] for its user,
-//! asked through [`control`]; [`warm`] is what it fetches on request.
+//! asked through [`control`]; [`warm`] is what it fetches on request. [`compare`] tells two trees of files apart.
 //!
 //! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
 //! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one
@@ -41,6 +41,7 @@ pub mod cache;
 pub mod catalog;
 pub mod cli;
 pub mod commit;
+pub mod compare;
 pub mod control;
 pub mod download;
 pub mod durable;

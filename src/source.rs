@@ -2,7 +2,8 @@
 //!
 //! [`BlockSource`] is the level between stores and bytes; a source of one implements it over another. Here are
 //! the two at the bottom: [`SnapshotSource`], a snapshot in a store, fetched lazily, and [`RawSource`], an image
-//! file. Neither keeps blocks: that is the cache's.
+//! file. Neither keeps blocks: that is the cache's. Two snapshots of one lineage differ in few blocks, which
+//! [`Differences`] tells; [`SharingSource`] reads the others where the first one's are.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,9 +20,13 @@ use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::store::windows::{Windows, window_start};
 use crate::store::{Listing, Store};
 
+mod differences;
 mod raw;
+mod sharing;
 
+pub use self::differences::Differences;
 pub use self::raw::RawSource;
+pub use self::sharing::SharingSource;
 
 /// Which blocks are present, as far as it was asked.
 pub type IndexCache = Windows<Listing>;

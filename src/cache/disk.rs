@@ -15,7 +15,8 @@
 //!
 //! Any number of processes share the directory. Its size stays within the limit, and leaves the file system some room: what was
 //! not used for longest goes first, of the snapshots that nobody else has mounted (`disk/room.rs`, `disk/eviction.rs`). All is
-//! private to its owner. [`DiskSource`] stands between the memory and the store; [`KeptInfos`] answers for a store that does not.
+//! private to its owner. [`DiskSource`] stands between the memory and the store; [`KeptInfos`] answers for a store that does not;
+//! [`glance`] only tells what there is.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ mod data;
 mod digests;
 mod eviction;
 mod files;
+mod glance;
 mod header;
 mod health;
 mod infos;
@@ -51,6 +53,7 @@ mod private;
 mod room;
 mod source;
 
+pub use self::glance::glance;
 pub use self::infos::KeptInfos;
 pub use self::source::DiskSource;
 

@@ -54,16 +54,8 @@ impl DiskOptions {
         opened: &Opened,
         runtime: &Runtime,
     ) -> Result<Option<Arc<DiskCache>>> {
-        if opened.remote.is_none() {
-            return match &self.cache_dir {
-                Some(_) => Err(Error::new(
-                    ErrorKind::Invalid,
-                    "--cache-dir is for stores that are far away, and this one is a local directory: leave it out",
-                )),
-                None => Ok(None),
-            };
-        }
-        if self.cache_disk_size == 0 {
+        self.check(opened)?;
+        if opened.remote.is_none() || self.cache_disk_size == 0 {
             return Ok(None);
         }
         match self.try_open(runtime) {
@@ -80,6 +72,28 @@ impl DiskOptions {
         self.dir()
             .ok()
             .and_then(|dir| profiles(&dir, opened, runtime))
+    }
+
+    /// The directory that [`open`](Self::open) opens, which need not exist; none if nothing is kept there.
+    pub(super) fn blocks(&self, opened: &Opened) -> Result<Option<PathBuf>> {
+        self.check(opened)?;
+        if opened.remote.is_none() || self.cache_disk_size == 0 {
+            return Ok(None);
+        }
+        match self.dir() {
+            Err(_) if self.cache_dir.is_none() => Ok(None),
+            dir => dir.map(|dir| Some(dir.join(BLOCKS))),
+        }
+    }
+
+    fn check(&self, opened: &Opened) -> Result<()> {
+        if opened.remote.is_none() && self.cache_dir.is_some() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "--cache-dir is for stores that are far away, and this one is a local directory: leave it out",
+            ));
+        }
+        Ok(())
     }
 
     fn dir(&self) -> Result<PathBuf> {

@@ -182,7 +182,7 @@ fn time_json(time: SystemTime) -> Value {
 }
 
 /// Sets `name` to bytes as text, and beside it `name_hex` if they are no text.
-fn set_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
+pub(super) fn set_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
     value[name] = json!(String::from_utf8_lossy(bytes));
     if str::from_utf8(bytes).is_err() {
         value[format!("{name}_hex")] = json!(hex::encode(bytes));

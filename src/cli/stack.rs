@@ -22,7 +22,7 @@ mod snapshots;
 mod trees;
 
 pub(super) use self::snapshots::{Base, Snapshots};
-pub(super) use self::trees::{LINUX_ROOTS, Spot, Trees, Volume};
+pub(super) use self::trees::{Disk, LINUX_ROOTS, Spot, Trees, Volume};
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;

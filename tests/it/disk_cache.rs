@@ -22,6 +22,7 @@ use crate::common::scratch;
 use crate::flaky_store::FlakyStore;
 
 mod eviction;
+mod glance;
 mod mounted;
 mod sharing;
 mod tampering;

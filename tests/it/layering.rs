@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("partition", &["error", "read_at"]),
     ("filesystem", &["error", "read_at"]),
     ("recover", &["error", "durable", "filesystem"]),
+    ("compare", &["error", "filesystem"]),
     (
         "store",
         &[
@@ -108,6 +109,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "commit",
             "control",
             "session",
+            "compare",
             "download",
             "catalog",
             "server",

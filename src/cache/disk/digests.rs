@@ -12,8 +12,12 @@
 //! near others. `used` is not covered by the tag: it only decides which block goes first.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use super::header;
 use super::private::Mode;
@@ -102,6 +106,34 @@ impl Digests {
             from = to;
         }
         Ok(())
+    }
+
+    /// The blocks before `end` of which something may be said: of the others the table takes no room.
+    pub(super) fn written(&self, end: u32) -> Result<Vec<Range<u32>>> {
+        let cannot = |e: Errno| Error::io(e.into(), "look for holes in", &self.path);
+        let block = |at: u64| u32::try_from(at.saturating_sub(header::END) / ENTRY_BYTES);
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        let mut at = header::END;
+        loop {
+            let start = match seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => return Ok(runs),
+                Err(e) => return Err(cannot(e)),
+            };
+            at = seek(&self.file, SeekFrom::Hole(start)).map_err(cannot)?;
+            let first = block(start).unwrap_or(end);
+            let after = block(at.saturating_add(ENTRY_BYTES - 1))
+                .unwrap_or(end)
+                .min(end);
+            // It may have been cut in between.
+            if first >= after || at <= start {
+                return Ok(runs);
+            }
+            match runs.last_mut() {
+                Some(last) if last.end >= first => last.end = after,
+                _ => runs.push(first..after),
+            }
+        }
     }
 
     fn decode(&self, index: BlockIndex, bytes: &[u8; ENTRY]) -> Result<Option<Entry>> {

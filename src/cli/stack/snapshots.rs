@@ -4,6 +4,7 @@
 //! Image, OverlaidImage     bytes
 //!   Profiled               notes and follows what is touched      mounts of remote stores
 //!   ReadAhead              fetches what will be read              mounts
+//!   SharingSource          takes from another what is the same    the second of two that are compared
 //!   CachedSource           memory, one fetch for all
 //!   DiskSource             this machine's disk                    remote stores
 //!   SnapshotSource         the store
@@ -22,9 +23,12 @@ use crate::image::{Image, OverlaidImage};
 use crate::overlay::Overlay;
 use crate::prefetch::ReadAhead;
 use crate::profile::{Profiled, Profiles};
+use crate::read_at::ReadAt;
 use crate::server;
 use crate::snapshot::{SnapshotId, SnapshotInfo};
-use crate::source::{BlockSource, INDEX_MEMORY, IndexCache, SnapshotSource};
+use crate::source::{
+    BlockSource, Differences, INDEX_MEMORY, IndexCache, SharingSource, SnapshotSource,
+};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::warm::Warm;
@@ -167,6 +171,28 @@ impl Snapshots {
                 begin: top.begin,
             }
         })
+    }
+
+    /// Two as bytes, each with where it counts. The second takes from the first what `differences` tells to be the same
+    /// in both.
+    pub(in crate::cli) fn both(
+        &self,
+        (from, to): (&SnapshotInfo, &SnapshotInfo),
+        differences: Option<&Arc<Differences>>,
+        runtime: &Runtime,
+    ) -> [(Arc<dyn ReadAt>, Arc<Stats>); 2] {
+        let ((first, first_stats), (own, own_stats)) = (self.cached(from), self.cached(to));
+        let second: Arc<dyn BlockSource> = match differences {
+            Some(differences) => Arc::new(SharingSource::new(
+                own,
+                Arc::<CachedSource>::clone(&first),
+                Arc::clone(differences),
+            )),
+            None => own,
+        };
+        let image =
+            |source| -> Arc<dyn ReadAt> { Arc::new(Image::new(source, runtime.handle().clone())) };
+        [(image(first), first_stats), (image(second), own_stats)]
     }
 
     /// The same, and `base` with `overlay` over it; also what lies below that.

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use log::warn;
+use tokio::runtime::Runtime;
 
 use super::{Opened, Snapshots, Tasks, open_store, runtime};
 use crate::block::BlockIndex;
@@ -30,8 +31,9 @@ use crate::filesystem::{FileTree, Format, Last, Node, probe, resolve};
 use crate::partition::{Partition, Slice, Table, read_table};
 use crate::read_at::ReadAt;
 use crate::snapshot::{SnapshotId, SnapshotInfo};
+use crate::source::Differences;
 use crate::stats::Stats;
-use crate::store::check_readable;
+use crate::store::{Store, check_readable};
 
 /// Types of partitions that hold a root of Linux, by the Discoverable Partitions Specification: x86-64, x86, arm64, arm,
 /// riscv64, and the one of the Elastic Compute Cloud's images.
@@ -124,6 +126,32 @@ impl Trees {
         let disk = Rc::new(disk);
         self.disks.borrow_mut().insert(id.clone(), Rc::clone(&disk));
         Ok(disk)
+    }
+
+    /// Two snapshots, of which the second takes from the first what `differences` tells to be the same in both.
+    pub(in crate::cli) fn both(
+        &self,
+        (from, to): (&SnapshotInfo, &SnapshotInfo),
+        differences: Option<&Arc<Differences>>,
+    ) -> Result<[Rc<Disk>; 2]> {
+        let [first, second] = self.snapshots.both((from, to), differences, &self.runtime);
+        let open = |info: &SnapshotInfo, (data, stats)| {
+            let disk = Disk::open(info.clone(), data, stats);
+            let disk = disk.map_err(|e| e.context(info.id.to_string()))?;
+            let disk = Rc::new(disk);
+            let mut disks = self.disks.borrow_mut();
+            disks.insert(info.id.clone(), Rc::clone(&disk));
+            Ok::<_, Error>(disk)
+        };
+        Ok([open(from, first)?, open(to, second)?])
+    }
+
+    pub(in crate::cli) fn store(&self) -> &Arc<dyn Store> {
+        &self.opened.store
+    }
+
+    pub(in crate::cli) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// The file at a place.
@@ -224,7 +252,7 @@ impl Disk {
     }
 
     /// One partition, whose number was typed.
-    fn numbered(&self, number: u32) -> Result<Rc<Volume>> {
+    pub(in crate::cli) fn numbered(&self, number: u32) -> Result<Rc<Volume>> {
         let is_it = |volume: &&Rc<Volume>| {
             volume
                 .partition
