@@ -11,6 +11,8 @@
 //!       |   Catalog                (disks and partitions -> names)            catalog
 //!  file name     Exports           a directory of images                      fuse
 //! ```
+//! On the bytes of a disk or a partition stands one more level, for who looks into them without the kernel: [`filesystem`], the
+//! level of paths.
 //!
 //! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do. Back up go [`upload`], which makes
 //! blocks a snapshot, and [`commit`], which makes an overlay one. A mounted daemon is a [`session`] for its user,
@@ -31,6 +33,8 @@
 //! - *A verb*: a file in `cli/`, a variant of `Command`, a line in the README.
 //! - *A counter*: a field of [`stats::Stats`]; the statistics file shows it under its name.
 //! - *A partition table*: a module in `partition/`, tried by `read_table`.
+//! - *A file system*: a module in `filesystem/` that implements [`filesystem::FileTree`], a row in `filesystem/probe.rs`, and an
+//!   image in `scripts/fixtures.sh` that `tests/it/trees.rs` compares with the kernel's view.
 //! - *A fault to rehearse*: a field of [`server::Faults`] and a line in `cli/serve.rs`, which `--help` shows.
 //! - *A parameter or an error of the EBS direct APIs*: `server/wire.rs` names it, `tests/it/serve_limits.rs` holds it.
 //! - *An edge between modules*: a line in `tests/it/layering.rs`, to be argued for.

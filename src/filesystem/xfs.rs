@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::inode::{Inode, Layout};
 use self::replayed::Volume;
-use super::bytes::{be32, be64, bring, crc32c, ensure, part, piece};
+use super::bytes::{be32, be64, bring, corrupt, crc32c, ensure, part, piece};
 use super::map::Map;
 use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +32,8 @@ mod superblock;
 
 /// As long as a target may be.
 const MAX_TARGET: u64 = 1024;
+/// Bytes of blocks that a target may take, headers and what is not used included.
+const MAX_TARGET_EXTENT: u64 = 128 << 10;
 const SYMLINK: &[u8] = b"XSLM";
 const SYMLINK_HEADER: usize = 56;
 /// More groups than that are not gone through to count what is free.
@@ -172,41 +174,43 @@ impl Tree {
         if fork.layout == Layout::Local {
             return Ok(piece(fork.bytes, 0, size)?.to_vec());
         }
-        // A target takes more blocks than its length says: each has a header.
+        // Each extent has a header, and the checksum is of all of it.
         let map = map::read(&self.volume, inode, &fork, u64::MAX)?;
         let mut target = Vec::with_capacity(size);
-        let mut block =
-            vec![0; usize::try_from(self.volume.superblock.block_size).unwrap_or_default()];
-        let mut offset = 0;
-        while target.len() < size {
-            ensure(offset < u64::from(u16::MAX) << 4, || {
-                "its target is not all there".into()
-            })?;
-            map.fill(offset, &mut block, |at, buf| self.volume.read(at, buf))?;
+        for span in map.spans(0, MAX_TARGET_EXTENT) {
+            let rest = size.saturating_sub(target.len());
+            if rest == 0 {
+                break;
+            }
+            let mut extent = vec![0; usize::try_from(span.len).unwrap_or_default()];
+            let at = span
+                .at
+                .ok_or_else(|| corrupt("its target was not written"))?;
+            self.volume.read(at, &mut extent)?;
             let bytes = match self.volume.superblock.v5 {
                 true => {
                     let pieces = [
-                        part(&block, 0..12)?,
+                        part(&extent, 0..12)?,
                         &[0; 4],
-                        part(&block, 16..block.len())?,
+                        part(&extent, 16..extent.len())?,
                     ];
-                    let stored = u32::from_le_bytes(be32(&block, 12)?.to_be_bytes());
-                    let len = usize::try_from(be32(&block, 8)?).unwrap_or(usize::MAX);
+                    let stored = u32::from_le_bytes(be32(&extent, 12)?.to_be_bytes());
                     ensure(
-                        piece(&block, 0, 4)? == SYMLINK
+                        piece(&extent, 0, 4)? == SYMLINK
                             && crc32c(&pieces) == stored
-                            && be64(&block, 32)? == inode.number
-                            && len > 0,
-                        || "a block of its target is damaged".into(),
+                            && be64(&extent, 32)? == inode.number,
+                        || "an extent of its target is damaged".into(),
                     )?;
-                    piece(&block, SYMLINK_HEADER, len)?
+                    let len = usize::try_from(be32(&extent, 8)?).unwrap_or(usize::MAX);
+                    piece(&extent, SYMLINK_HEADER, len)?
                 }
-                false => &block,
+                false => &extent,
             };
-            let rest = size.saturating_sub(target.len()).min(bytes.len());
-            target.extend_from_slice(part(bytes, 0..rest)?);
-            offset = offset.saturating_add(self.volume.superblock.block_size);
+            target.extend_from_slice(part(bytes, 0..rest.min(bytes.len()))?);
         }
+        ensure(target.len() == size, || {
+            "its target is not all there".into()
+        })?;
         Ok(target)
     }
 

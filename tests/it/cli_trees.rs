@@ -64,9 +64,13 @@ fn imported_by_nobody(sandbox: &Sandbox, image: &Path) -> String {
         ],
     );
     tool("chmod", &["644", copied.to_str().unwrap()]);
-    let out = succeeded(without_fuse(sandbox, &["import", copied.to_str().unwrap()]));
+    let imported = without_fuse(sandbox, &["import", copied.to_str().unwrap()]);
+    assert!(imported.status.success(), "{imported:?}");
     fs::remove_file(copied).unwrap();
-    String::from_utf8(out).unwrap().trim_end().to_owned()
+    String::from_utf8(imported.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
 fn number(value: &Value, name: &str) -> u64 {

@@ -36,7 +36,7 @@ use crate::stats::Stats;
 use crate::store::{Store, check_readable};
 
 /// Types of partitions that hold a root of Linux, by the Discoverable Partitions Specification: x86-64, x86, arm64, arm,
-/// riscv64, and the one of the Elastic Compute Cloud's images.
+/// riscv64.
 pub(in crate::cli) const LINUX_ROOTS: [&str; 5] = [
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
     "44479540-f297-41b2-9af7-d131d5f0458a",
@@ -58,8 +58,6 @@ pub(in crate::cli) struct Trees {
 /// One snapshot: what lies on it.
 pub(in crate::cli) struct Disk {
     pub(in crate::cli) info: SnapshotInfo,
-    /// Its bytes.
-    pub(in crate::cli) data: Arc<dyn ReadAt>,
     pub(in crate::cli) table: Table,
     /// The whole disk if there are no partitions, else those.
     pub(in crate::cli) volumes: Vec<Rc<Volume>>,
@@ -209,7 +207,6 @@ impl Disk {
         };
         Ok(Self {
             info,
-            data,
             table,
             volumes,
             stats,

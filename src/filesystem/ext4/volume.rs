@@ -105,7 +105,7 @@ impl Volume {
         let block = |byte: u64| byte.checked_div(self.block_size).unwrap_or_default();
         let touched = block(offset)..=block(end.saturating_sub(1));
         for (number, logged) in self.logged.range(touched) {
-            let bytes = self.from_journal(*number, logged)?;
+            let bytes = self.journaled(*number, logged)?;
             let start = number.saturating_mul(self.block_size);
             let from = start.max(offset);
             let to = start.saturating_add(self.block_size).min(end);
@@ -121,7 +121,7 @@ impl Volume {
         Ok(())
     }
 
-    fn from_journal(&self, number: u64, logged: &Logged) -> Result<Vec<u8>> {
+    fn journaled(&self, number: u64, logged: &Logged) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.block_size).unwrap_or_default()];
         read_disk(&self.disk, logged.at, &mut bytes)?;
         if let Some(checksum) = &logged.checksum {

@@ -167,11 +167,11 @@ impl Tree<'_> {
                     next => next.into(),
                 }
             } else {
-                let (count_at, first) = if v5 { (56, 64) } else { (12, 16) };
+                let (count_at, pointer) = if v5 { (56, 68) } else { (12, 20) };
                 ensure(be16(&bytes, count_at)? > 0, || {
                     format!("block {number} of its attributes leads nowhere")
                 })?;
-                be32(&bytes, first + 4)?.into()
+                be32(&bytes, pointer)?.into()
             };
         }
     }
