@@ -46,6 +46,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether somebody wants to know what is read next.
+    pub(super) fn is_told_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
     /// Tells where the beginning of a file lies on the disk; and how much of it. That it cannot be told is told when the file is
     /// read.
     pub(super) fn tell_ahead(&self, node: Node, metadata: &Metadata) -> u64 {

@@ -49,6 +49,8 @@ struct Open {
     path: Vec<u8>,
     shown: Vec<u8>,
     entries: vec::IntoIter<Entry>,
+    /// Entries, from the next one on, of which the tree knows that they are looked at next.
+    told: usize,
     directories: VecDeque<Found>,
 }
 
@@ -189,7 +191,14 @@ impl Walk<'_, '_> {
         let Some(open) = self.open.last_mut() else {
             return false;
         };
+        if open.told == 0 && self.source.is_told_ahead() {
+            let nodes = open.entries.as_slice().iter().take(LOOK_AHEAD);
+            let nodes: Vec<_> = nodes.map(|entry| entry.node).collect();
+            self.source.tree.ahead(&nodes);
+            open.told = nodes.len();
+        }
         if let Some(entry) = open.entries.next() {
+            open.told = open.told.saturating_sub(1);
             let shown = join(&open.shown, &entry.name);
             let tree = self.source.tree;
             match names::check(&entry.name).and_then(|()| tree.metadata(entry.node)) {
@@ -248,6 +257,7 @@ impl Walk<'_, '_> {
             path: found.path.clone(),
             shown: found.shown.clone(),
             entries: entries.into_iter(),
+            told: 0,
             directories: VecDeque::new(),
         });
     }
