@@ -231,7 +231,7 @@ fn setuid_and_capabilities_come_only_when_asked_for() {
         (b"security.selinux".into(), b"of elsewhere".into()),
     ];
     let attribute = |path: &Path, name: &str| {
-        let mut value = vec![0; 100];
+        let mut value = [0; 100];
         let got = rustix::fs::getxattr(path, name, &mut value[..]);
         got.map(|len| value[..len].to_vec()).ok()
     };
