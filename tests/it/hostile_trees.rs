@@ -166,7 +166,7 @@ fn bears_damage(kind: &str) {
     places.sort_unstable();
     places.dedup();
     // Zeros are changed as well, but most of them say nothing.
-    let mut head = vec![0; 64];
+    let mut head = [0; 64];
     places.retain(|place| {
         let len = head.len().min((disk.size - place * 64) as usize);
         disk.read_at(place * 64, &mut head[..len]).unwrap();
@@ -218,7 +218,7 @@ fn bears_damage(kind: &str) {
         disk = Arc::into_inner(shared).unwrap();
         cases += 1;
     }
-    println!("{kind}: {cases} cases over {} places", places.len());
+    eprintln!("{kind}: {cases} cases over {} places", places.len());
 }
 
 fn number(variable: &str) -> Option<u64> {
