@@ -52,6 +52,12 @@ def acl(entries):
 
 def populate(top, small):
     os.chdir(top)
+    # So that what is only reserved later does not lie on zeros.
+    room = os.statvfs(".")
+    write("noise", noise(0, min(room.f_bavail * room.f_frsize * 3 // 4, 16 << 20)))
+    settle("noise")
+    os.unlink("noise")
+    settle(".")
     # Sizes around what fits into an inode, a block, a page.
     os.mkdir("sizes")
     for size in [0, 1, 59, 60, 61, 100, 160, 511, 512, 1023, 1024, 1025, 4095, 4096, 4097, 65536, 300_001]:
@@ -190,6 +196,19 @@ def disturb(top):
     for name in os.listdir("churn/5") if os.path.isdir("churn/5") else []:
         os.unlink(f"churn/5/{name}")
     settle(".")
+    # Directories that are in the journal and are no more, under contents that are not in it.
+    os.mkdir("gone")
+    for i in range(400):
+        write(f"gone/{'g' * 50}{i}")
+    settle("gone")
+    for name in os.listdir("gone"):
+        os.unlink(f"gone/{name}")
+    os.rmdir("gone")
+    settle(".")
+    room = os.statvfs(".")
+    if room.f_bavail * room.f_frsize < 64 << 20:
+        write("fills", noise(9, room.f_bavail * room.f_frsize * 9 // 10))
+        settle("fills")
 
 
 def shown(path, relative):

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -219,15 +218,7 @@ fn bears_damage(kind: &str) {
         disk = Arc::into_inner(shared).unwrap();
         cases += 1;
     }
-    // Who asked for a long run wants to know how long it was.
-    if seconds.is_some() {
-        let mut stderr = std::io::stderr().lock();
-        drop(writeln!(
-            stderr,
-            "{kind}: {cases} cases over {} places",
-            places.len()
-        ));
-    }
+    eprintln!("{kind}: {cases} cases over {} places", places.len());
 }
 
 fn number(variable: &str) -> Option<u64> {
