@@ -8,15 +8,16 @@
 //!  block index   BlockSource       one snapshot: immutable, verified blocks   source, cache, prefetch, profile
 //!       |   Image                  (blocks, and an overlay -> bytes)          image, overlay
 //!  byte offset   ReadAt, WriteAt   one disk as bytes                          read_at, partition
-//!       |   Catalog                (disks and partitions -> names)            catalog
-//!  file name     Exports           a directory of images                      fuse
+//!       |   ext4, xfs              (bytes -> names)                           filesystem
+//!  path          FileTree          one file system, read-only                 recover, compare
 //! ```
-//! On the bytes of a disk or a partition stands one more level, for who looks into them without the kernel: [`filesystem`], the
-//! level of paths.
+//! The level of bytes is also shown as files: [`catalog`] names disks and partitions, and [`fuse`] makes them a directory of
+//! images, which the kernel may mount. The level of paths does without the kernel: [`recover`] brings files out of it, and
+//! [`compare`] tells two trees apart.
 //!
 //! [`server`] carries the level of stores over HTTP, as the EBS direct APIs do. Back up go [`upload`], which makes
 //! blocks a snapshot, and [`commit`], which makes an overlay one. A mounted daemon is a [`session`] for its user,
-//! asked through [`control`]; [`warm`] is what it fetches on request. [`compare`] tells two trees of files apart.
+//! asked through [`control`]; [`warm`] is what it fetches on request.
 //!
 //! The two lower levels are asynchronous, as many fetches are under way at once; the upper ones are
 //! synchronous, as partition tables and the kernel's requests are. [`image`] is the only seam. Errors are one

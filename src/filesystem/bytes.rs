@@ -212,7 +212,8 @@ mod tests {
     fn times_before_1970_are_times() {
         let before = SystemTime::UNIX_EPOCH - Duration::from_millis(500);
         assert_eq!(time(-1, 500_000_000), before);
-        assert_eq!(time(i64::MIN, 0), SystemTime::UNIX_EPOCH);
+        // However far away: at least it does not panic.
+        assert!(time(i64::MIN, 0) < before && time(i64::MAX, u32::MAX) > before);
     }
 
     #[test]

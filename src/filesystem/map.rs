@@ -137,10 +137,7 @@ mod tests {
         map.push(run(3, 1, Some(120))).unwrap();
         map.push(run(4, 1, None)).unwrap();
         map.push(run(5, 1, None)).unwrap();
-        assert_eq!(
-            map.runs,
-            [run(1, 3, Some(100)), run(4, 1, None), run(5, 1, None)]
-        );
+        assert_eq!(map.runs, [run(1, 3, Some(100)), run(4, 2, None)]);
         assert!(map.push(run(5, 1, Some(0))).is_err());
         assert!(map.push(run(9, 0, Some(0))).is_err());
         assert_eq!(map.blocks(), 5);
