@@ -32,8 +32,9 @@ pub use self::sharing::SharingSource;
 pub type IndexCache = Windows<Listing>;
 
 /// Memory for the listings of all snapshots of a process. A window of 10,000 blocks takes a few bytes if they lie
-/// together, and at most 128 KiB if each lies alone.
-pub const INDEX_MEMORY: usize = 16 << 20;
+/// together, and at most 128 KiB if each lies alone: enough for a disk of 300 GiB of which every other block is there, and for
+/// a few of any ordinary one.
+pub const INDEX_MEMORY: usize = 8 << 20;
 
 /// A disk that does not change, in blocks.
 #[async_trait]
