@@ -35,6 +35,9 @@ pub(super) struct Temporary<'a> {
 /// For who owns it alone, as long as it is not complete.
 const PRIVATE: Mode = Mode::RWXU;
 
+/// New files that may be taken for leftovers, one after the other, before somebody is thought to do it on purpose.
+const CREATE_TRIES: usize = 16;
+
 impl Place {
     pub(super) fn root(fd: OwnedFd) -> Self {
         Self {
@@ -81,19 +84,26 @@ impl Place {
         Ok(beneath(&self.fd, name, OFlags::RDONLY)?)
     }
 
-    /// A new file to write.
+    /// A new file to write, locked as long as it is open: so it is nobody's leftover.
     pub(super) fn create(&self) -> Result<(Temporary<'_>, File)> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let temporary = Temporary::new(self);
-        match openat(&self.fd, temporary.name(), flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => {
-                // As long as it is written it is nobody's leftover.
-                let _ = flock(&fd, FlockOperation::NonBlockingLockExclusive);
-                Ok((temporary, fd.into()))
+        for _ in 0..CREATE_TRIES {
+            let temporary = Temporary::new(self);
+            let fd = match openat(&self.fd, temporary.name(), flags, Mode::RUSR | Mode::WUSR) {
+                Ok(fd) => fd,
+                Err(errno) => return Err(temporary.never_made(errno)),
+            };
+            // Whoever removes leftovers may have come first: it locks what it removes, and then it is gone.
+            let locked = flock(&fd, FlockOperation::NonBlockingLockExclusive);
+            if locked != Err(Errno::WOULDBLOCK) && fstat(&fd)?.st_nlink > 0 {
+                return Ok((temporary, fd.into()));
             }
-            Err(errno) => Err(temporary.never_made(errno)),
         }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "somebody removes or locks what is being written at the destination",
+        ))
     }
 
     pub(super) fn symlink(&self, target: &[u8]) -> Result<Temporary<'_>> {
@@ -148,15 +158,6 @@ impl Place {
         temporary.place(name)
     }
 
-    /// Whether another recovery has it.
-    fn is_being_written(&self, name: &CStr) -> bool {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = openat(&self.fd, name, flags, Mode::empty());
-        opened.is_ok_and(|fd| {
-            flock(&fd, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
-        })
-    }
-
     /// Removes what an interrupted recovery left.
     pub(super) fn remove_leftovers(&self) {
         let Ok(entries) = Dir::read_from(&self.fd) else {
@@ -164,9 +165,22 @@ impl Place {
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            if is_temporary(name.to_bytes()) && !self.is_being_written(name) {
-                let _ = unlinkat(&self.fd, name, AtFlags::empty());
+            if is_temporary(name.to_bytes()) {
+                self.remove_leftover(name);
             }
+        }
+    }
+
+    /// Removes `name` unless another recovery, or another thread of this one, is writing it.
+    fn remove_leftover(&self, name: &CStr) {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = openat(&self.fd, name, flags, Mode::empty());
+        // The lock is kept until it is gone, so that who has just made it sees one or the other.
+        let locked = opened
+            .as_ref()
+            .map(|fd| flock(fd, FlockOperation::NonBlockingLockExclusive));
+        if locked != Ok(Err(Errno::WOULDBLOCK)) {
+            let _ = unlinkat(&self.fd, name, AtFlags::empty());
         }
     }
 }

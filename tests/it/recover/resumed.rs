@@ -20,8 +20,8 @@ fn going_on() -> Options {
 
 fn tree() -> Paper {
     let mut tree = Paper::new();
-    for number in 0..30 {
-        let dir = tree.dir(ROOT, format!("d{}", number % 5));
+    let dirs: Vec<_> = (0..5).map(|n| tree.dir(ROOT, format!("d{n}"))).collect();
+    for (number, dir) in (0..30).zip(dirs.into_iter().cycle()) {
         tree.file(dir, format!("small{number}"), &[number; 5000]);
         let large = [random_block(number.into()), random_block(99)].concat();
         tree.file(dir, format!("large{number}"), &large);
@@ -128,6 +128,21 @@ fn what_another_recovery_is_writing_is_left_alone() {
     drop(file);
     recover(&tree, to.path(), going_on()).all_well();
     assert!(!path.exists());
+}
+
+/// Each time a directory is entered what seems left in it goes, while files of the time before are written.
+#[test]
+fn what_is_being_written_is_no_leftover_of_a_damaged_tree_with_one_name_twice() {
+    let mut tree = Paper::new();
+    for _ in 0..200 {
+        let dir = tree.dir(ROOT, "again");
+        for number in 0..8 {
+            tree.file(dir, format!("file{number}"), &[number; 5000]);
+        }
+    }
+    let to = tempdir().unwrap();
+    recover(&tree, to.path(), going_on()).all_well();
+    assert_eq!(names(&to.path().join("again")).len(), 8);
 }
 
 #[test]
