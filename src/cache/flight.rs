@@ -53,10 +53,18 @@ struct Crew {
 }
 
 impl Crew {
-    /// Ends the fetch; what is to be fetched next, if something waits.
-    fn land(mut self, fetched: Result<Block>) -> Option<(Priority, Job)> {
+    /// Ends the fetch; what is to be fetched next, if something waits. The outcome is told once the block is held, so that
+    /// who hears of it can give it up, and before that next fetch begins.
+    fn land(
+        mut self,
+        fetched: Result<Block>,
+        outcome: Option<Outcome>,
+    ) -> Option<(Priority, Job)> {
         let job = self.job.take()?;
         let next = self.cache.lock().landed(&job, fetched.as_ref().ok());
+        if let Some(outcome) = outcome {
+            job.origin.tell(outcome);
+        }
         job.land.send_replace(Some(fetched));
         next
     }
@@ -81,12 +89,23 @@ pub(super) async fn fly(cache: Arc<BlockCache>, first: (Priority, Job)) {
             cache: Arc::clone(&cache),
             job: Some(job),
         };
-        next = crew.land(fetch(&origin, index, priority).await);
+        let begun = Instant::now();
+        let fetched = fetch(&origin, index).await;
+        let outcome = match (&fetched, priority) {
+            // Nobody who reads needs to know of these, and there may be many.
+            (_, Priority::Background) => None,
+            (Ok(_), _) => Some(Outcome::Fetched {
+                index,
+                begun,
+                landed: Instant::now(),
+            }),
+            (Err(_), _) => Some(Outcome::Failed(index)),
+        };
+        next = crew.land(fetched, outcome);
     }
 }
 
-async fn fetch(origin: &Origin, index: BlockIndex, priority: Priority) -> Result<Block> {
-    let begun = Instant::now();
+async fn fetch(origin: &Origin, index: BlockIndex) -> Result<Block> {
     // A panic is told to those who wait, and the fetches behind this one go on.
     let fetched = AssertUnwindSafe(async { origin.source.block(index).await })
         .catch_unwind()
@@ -101,16 +120,6 @@ async fn fetch(origin: &Origin, index: BlockIndex, priority: Priority) -> Result
         }
         Err(_) => stats.failed_fetches.add(1),
     }
-    origin.tell(match (&fetched, priority) {
-        // Nobody who reads needs to know of these, and there may be many.
-        (_, Priority::Background) => return fetched,
-        (Ok(_), _) => Outcome::Fetched {
-            index,
-            begun,
-            landed: Instant::now(),
-        },
-        (Err(_), _) => Outcome::Failed(index),
-    });
     fetched
 }
 
