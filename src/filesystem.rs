@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::time::SystemTime;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 mod bytes;
 mod ext4;
@@ -142,7 +142,12 @@ pub trait FileTree {
 
     /// The file called `name` in `dir`. `NotFound` if there is no such name; `Invalid` if `dir` is no directory. Knows
     /// neither `.` nor `..`.
-    fn lookup(&self, dir: Node, name: &[u8]) -> Result<Node>;
+    fn lookup(&self, dir: Node, name: &[u8]) -> Result<Node> {
+        let entries = self.entries(dir)?;
+        let found = entries.into_iter().find(|entry| entry.name == name);
+        let missing = || Error::new(ErrorKind::NotFound, "there is no such name");
+        found.map(|entry| entry.node).ok_or_else(missing)
+    }
 
     /// All names in a directory, in the file system's order. `Invalid` if it is none.
     fn entries(&self, dir: Node) -> Result<Vec<Entry>>;
@@ -168,4 +173,15 @@ pub trait FileTree {
     /// Extended attributes: names with their namespace (`user.mime_type`), as listxattr(2) gives them, and values as
     /// getxattr(2) does, so POSIX ACLs in the kernel's form for programs. In no order.
     fn xattrs(&self, node: Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+}
+
+/// `Invalid` unless `holds`: the file `number` is `what`, as "no directory".
+fn refuse_unless(holds: bool, number: u64, what: &str) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("inode {number} is {what}"),
+        )),
+    }
 }

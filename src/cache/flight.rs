@@ -55,11 +55,7 @@ struct Crew {
 impl Crew {
     /// Ends the fetch; what is to be fetched next, if something waits. The outcome is told once the block is held, so that
     /// who hears of it can give it up, and before that next fetch begins.
-    fn land(
-        mut self,
-        fetched: Result<Block>,
-        outcome: Option<Outcome>,
-    ) -> Option<(Priority, Job)> {
+    fn land(mut self, fetched: Result<Block>, outcome: Option<Outcome>) -> Option<(Priority, Job)> {
         let job = self.job.take()?;
         let next = self.cache.lock().landed(&job, fetched.as_ref().ok());
         if let Some(outcome) = outcome {

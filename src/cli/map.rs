@@ -15,14 +15,11 @@ use super::diff::{Pair, if_unrelated};
 use super::disk_cache::DiskOptions;
 use super::interrupt::unless_interrupted;
 use super::progress::Progress;
-use super::stack::Snapshots;
 use super::{Common, Outcome, Stop, print, stack};
 use crate::block::BlockIndex;
 use crate::blocking::blocking;
-use crate::cache::BlockCache;
 use crate::cache::disk::glance;
 use crate::error::Error;
-use crate::partition::{Partition, read_table};
 use crate::snapshot::{SnapshotId, SnapshotInfo};
 use crate::source::runs;
 use crate::store::{Store, check_readable};
@@ -77,7 +74,7 @@ impl Map {
         check_readable(&info.id, info.status)?;
         let looks = Looks::of_stdout();
         let count = info.volume_size.blocks();
-        let table = partitions(store, &runtime, &info);
+        let table = stack::partitions(store, &runtime, &info).unwrap_or_default();
         let mut picture = match &self.output {
             Some(_) => svg::canvas(count, table),
             None => looks.canvas(count, table),
@@ -107,23 +104,6 @@ fn write(path: &Path, text: &str) -> Outcome {
         return print(text);
     }
     fs::write(path, text).map_err(|e| Error::io(e, "write", path).into())
-}
-
-/// A table that cannot be read is a picture without partitions.
-fn partitions(store: &Arc<dyn Store>, runtime: &Runtime, info: &SnapshotInfo) -> Vec<Partition> {
-    let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-    let disk = Snapshots::new(store, &cache).opener(runtime)(info).data;
-    match read_table(&*disk) {
-        Ok(table) => {
-            let warnings = table.warnings.iter();
-            warnings.for_each(|warning| log::warn!("{}: {warning}", info.id));
-            table.partitions
-        }
-        Err(e) => {
-            log::warn!("{}: no partitions are shown: {e:#}", info.id);
-            Vec::new()
-        }
-    }
 }
 
 fn mark_changed(picture: &mut Picture, pair: &Pair, runtime: &Runtime) -> Outcome {

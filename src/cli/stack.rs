@@ -18,11 +18,13 @@ use crate::store::Store;
 use crate::store::directory::DirectoryStore;
 use crate::store::ebs::{self, EbsStore};
 
+mod disks;
 mod snapshots;
 mod trees;
 
+pub(super) use self::disks::{Disk, LINUX_ROOTS, Spot, Volume, partitions};
 pub(super) use self::snapshots::{Base, Snapshots};
-pub(super) use self::trees::{Disk, LINUX_ROOTS, Spot, Trees, Volume};
+pub(super) use self::trees::Trees;
 
 /// Threads that poll tasks. Hashing and files are done on others, so few are enough for any machine.
 const WORKERS: usize = 4;

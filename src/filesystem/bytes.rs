@@ -120,18 +120,23 @@ pub(super) fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// What the upper bits of a mode say, but for the numbers of a device; none if that is nothing.
-pub(super) fn kind(mode: u16) -> Option<Kind> {
-    let (major, minor) = (0, 0);
-    Some(match mode >> 12 {
+/// What the upper bits of a mode say, with `numbers` of a device.
+pub(super) fn kind(mode: u16, numbers: impl FnOnce() -> Result<(u32, u32)>) -> Result<Kind> {
+    Ok(match mode >> 12 {
         0o01 => Kind::Fifo,
-        0o02 => Kind::CharDevice { major, minor },
+        0o02 => {
+            let (major, minor) = numbers()?;
+            Kind::CharDevice { major, minor }
+        }
         0o04 => Kind::Directory,
-        0o06 => Kind::BlockDevice { major, minor },
+        0o06 => {
+            let (major, minor) = numbers()?;
+            Kind::BlockDevice { major, minor }
+        }
         0o10 => Kind::File,
         0o12 => Kind::Symlink,
         0o14 => Kind::Socket,
-        _ => return None,
+        _ => return Err(corrupt(format!("its mode {mode:#o} is of no kind"))),
     })
 }
 

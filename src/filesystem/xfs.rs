@@ -19,7 +19,7 @@ use self::inode::{Inode, Layout};
 use self::replayed::Volume;
 use super::bytes::{be32, be64, bring, corrupt, crc32c, ensure, part, piece};
 use super::map::Map;
-use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node};
+use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, refuse_unless};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 
@@ -238,16 +238,6 @@ fn about(number: u64) -> impl FnOnce(Error) -> Error {
     move |e| e.context(format!("inode {number}"))
 }
 
-fn refuse_unless(holds: bool, number: u64, what: &str) -> Result<()> {
-    match holds {
-        true => Ok(()),
-        false => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("inode {number} is {what}"),
-        )),
-    }
-}
-
 impl FileTree for Tree {
     fn facts(&self) -> Result<Facts> {
         let superblock = &self.volume.superblock;
@@ -273,14 +263,6 @@ impl FileTree for Tree {
 
     fn root(&self) -> Node {
         Node::new(self.volume.superblock.root)
-    }
-
-    fn lookup(&self, dir: Node, name: &[u8]) -> Result<Node> {
-        let entries = self.entries(dir)?;
-        let found = entries.into_iter().find(|entry| entry.name == name);
-        found
-            .map(|entry| entry.node)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such name"))
     }
 
     fn entries(&self, dir: Node) -> Result<Vec<Entry>> {

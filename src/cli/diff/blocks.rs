@@ -11,13 +11,10 @@ use tokio::runtime::Runtime;
 
 use super::super::interrupt::unless_interrupted;
 use super::super::progress::Progress;
-use super::super::stack::Snapshots;
-use super::super::{Outcome, Stop, print, tell};
+use super::super::{Outcome, Stop, print, stack, tell};
 use super::{Pair, if_unrelated};
 use crate::block::{BlockIndex, bytes_of};
-use crate::cache::BlockCache;
-use crate::partition::{Partition, read_table};
-use crate::snapshot::SnapshotInfo;
+use crate::partition::Partition;
 use crate::store::Store;
 
 /// Prints what differs, and tells whether anything does.
@@ -36,7 +33,7 @@ pub(super) fn compare(
     })?;
     pair.tell_sizes();
     let mut printer = Printer {
-        partitions: partitions(store, runtime, &pair.to),
+        partitions: stack::partitions(store, runtime, &pair.to),
         as_json,
         ranges: 0,
         blocks: 0,
@@ -87,27 +84,6 @@ impl Joined {
     /// The last run.
     fn end(self) -> Option<Range<u32>> {
         self.0
-    }
-}
-
-/// The partitions of the second snapshot, unless its table cannot be read: the rest is good without.
-fn partitions(
-    store: &Arc<dyn Store>,
-    runtime: &Runtime,
-    info: &SnapshotInfo,
-) -> Option<Vec<Partition>> {
-    let cache = Arc::new(BlockCache::new(BlockCache::DEFAULT_CAPACITY));
-    let disk = Snapshots::new(store, &cache).opener(runtime)(info).data;
-    match read_table(&*disk) {
-        Ok(table) => {
-            let warnings = table.warnings.iter();
-            warnings.for_each(|warning| log::warn!("{}: {warning}", info.id));
-            Some(table.partitions)
-        }
-        Err(e) => {
-            log::warn!("{}: no partitions are named: {e:#}", info.id);
-            None
-        }
     }
 }
 

@@ -98,26 +98,13 @@ impl Inode {
     }
 
     pub(super) fn kind(&self) -> Result<Kind> {
-        let kind = kind(self.mode)
-            .ok_or_else(|| corrupt(format!("its mode {:#o} is of no kind", self.mode)))?;
-        let numbers = || -> Result<(u32, u32)> {
+        kind(self.mode, || {
             let old = le32(&self.raw, BLOCK_AT)?;
             if old != 0 {
                 return Ok((old >> 8 & 0xff, old & 0xff));
             }
             let new = le32(&self.raw, BLOCK_AT.saturating_add(4))?;
             Ok((new >> 8 & 0xfff, new & 0xff | new >> 12 & 0xf_ff00))
-        };
-        Ok(match kind {
-            Kind::CharDevice { .. } => {
-                let (major, minor) = numbers()?;
-                Kind::CharDevice { major, minor }
-            }
-            Kind::BlockDevice { .. } => {
-                let (major, minor) = numbers()?;
-                Kind::BlockDevice { major, minor }
-            }
-            kind => kind,
         })
     }
 

@@ -96,22 +96,9 @@ impl Inode {
     }
 
     pub(super) fn kind(&self) -> Result<Kind> {
-        let kind = kind(self.mode)
-            .ok_or_else(|| corrupt(format!("its mode {:#o} is of no kind", self.mode)))?;
-        let numbers = || {
+        kind(self.mode, || {
             let device = be32(&self.raw, self.core)?;
-            Ok::<_, Error>((device >> 18, device & 0x3_ffff))
-        };
-        Ok(match kind {
-            Kind::CharDevice { .. } => {
-                let (major, minor) = numbers()?;
-                Kind::CharDevice { major, minor }
-            }
-            Kind::BlockDevice { .. } => {
-                let (major, minor) = numbers()?;
-                Kind::BlockDevice { major, minor }
-            }
-            kind => kind,
+            Ok((device >> 18, device & 0x3_ffff))
         })
     }
 
