@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -14,6 +15,7 @@ use crate::oracle::{Fixture, fixture};
 use crate::program::{Sandbox, is_root, tool};
 use crate::serving::Server;
 use crate::trees::lines;
+use crate::world::{World, run};
 
 /// Runs a command to its end; what it prints need not be text.
 fn output(command: &mut Command) -> Output {
@@ -633,4 +635,43 @@ fn a_store_far_away_is_read_through_the_disk_cache() {
     };
     assert!(run() > 0);
     assert_eq!(run(), 0, "all of it was kept");
+}
+
+/// The kernel notes small changes in a short form, if it was told so. Without them a file would be as it was before.
+#[test]
+fn a_journal_with_fast_commits_is_refused_and_browse_replays_it() {
+    let Some(world) = World::for_root() else {
+        return;
+    };
+    let (image, copy) = (world.path("image"), world.path("copy"));
+    File::create_new(&image).unwrap().set_len(64 * MIB).unwrap();
+    let [image, copied] = [&image, &copy].map(|path| path.to_str().unwrap());
+    run("mkfs.ext4", ["-q", "-F", "-O", "fast_commit", image]).ok();
+    let at = world.empty("at");
+    run("mount", ["-o", "loop", image, at.to_str().unwrap()]).ok();
+    let mut file = File::create(at.join("file")).unwrap();
+    rustix::fs::syncfs(&file).unwrap();
+    let take = || run("cp", ["--sparse=always", image, copied]).ok();
+    let cat = |copy: &Path| {
+        let id = world.import(copy);
+        world.ebsfs(["cat", &format!("{id}:/file")])
+    };
+    take();
+    assert_eq!(cat(&copy).ok(), "");
+    for _ in 0..3 {
+        file.write_all(b"more\n").unwrap();
+        file.sync_all().unwrap();
+    }
+    take();
+    drop(file);
+    run("umount", [at.to_str().unwrap()]).ok();
+    let said = cat(&copy);
+    said.refused(2, &["fast commits", "ebsfs browse"]);
+    let id = world.import(&copy);
+    let browsed = world.empty("browsed");
+    let browsed = browsed.to_str().unwrap();
+    world.ebsfs(["browse", &id, browsed]).ok();
+    let text = fs::read_to_string(Path::new(browsed).join("file")).unwrap();
+    assert_eq!(text, "more\n".repeat(3));
+    world.ebsfs(["umount", browsed]).ok();
 }

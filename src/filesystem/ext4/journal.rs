@@ -403,11 +403,12 @@ impl<'a> Journal<'a> {
         if self.features & incompat::FAST_COMMIT == 0 {
             return Ok(());
         }
-        let block = self.block(self.end.into())?;
+        // The first block after the log's end is nobody's.
+        let block = self.block(u64::from(self.end).saturating_add(1))?;
         let is_head = le16(&block, 0)? == FAST_COMMIT_HEAD && byte(&block, 2)? >= 8;
         if is_head && le32(&block, 8)? == sequence {
             return Err(unsupported(
-                "the journal ends with fast commits, which only the kernel replays",
+                "the journal ends with fast commits, which only the kernel replays: as root, `ebsfs browse` has it do so",
             ));
         }
         Ok(())

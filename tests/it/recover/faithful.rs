@@ -12,6 +12,7 @@ use tempfile::tempdir;
 use super::paper::{Paper, ROOT, plain, recover, time};
 use crate::images::random_block;
 use crate::program::is_root;
+use crate::world::{World, run};
 
 /// Seconds and nanoseconds of a time of the tree.
 fn stamp(number: u64) -> (i64, i64) {
@@ -326,4 +327,30 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn a_name_that_cannot_be_a_hard_link_is_a_file_of_its_own() {
+    let Some(world) = World::for_root() else {
+        return;
+    };
+    let mut tree = Paper::new();
+    let [one, other] = ["a", "b"].map(|name| tree.dir(ROOT, name));
+    let file = tree.file(one, "first", b"contents");
+    tree.name(one, "linked", file);
+    tree.name(other, "elsewhere", file);
+    tree.name(other, "linked there", file);
+    tree.sheet(file).metadata.links = 4;
+    // What is mounted there is another file system.
+    let to = world.empty("to");
+    let there = world.empty("to/b");
+    run("mount", ["-t", "tmpfs", "none", there.to_str().unwrap()]).ok();
+    let done = recover(&tree, &to, plain()).all_well();
+    assert_eq!(done.count(|tally| &tally.files), 2);
+    assert_eq!(done.count(|tally| &tally.links), 2);
+    for names in [["a/first", "a/linked"], ["b/elsewhere", "b/linked there"]] {
+        let [first, second] = names.map(|name| to.join(name).metadata().unwrap());
+        assert_eq!(first.ino(), second.ino());
+        assert_eq!(fs::read(to.join(names[1])).unwrap(), b"contents");
+    }
 }
