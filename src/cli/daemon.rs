@@ -26,9 +26,10 @@ const MEMORY: [(&str, &str); 3] = [
     // Eight heaps for each core otherwise. What one thread has let go of is then of no use to the others, and a commit came to
     // hold 60 MiB more than it needs.
     ("MALLOC_ARENA_MAX", "2"),
-    // A listing takes several MiB for a moment. The first that is let go of would have the next ones taken from the heap, which
-    // came to hold 50 MiB of holes; now they go back to the kernel. Blocks are smaller, and stay.
-    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+    // A listing takes several MiB for a moment, and its tokens are kept for a while. From the heap, they and blocks would leave
+    // holes of each other's sizes: 50 MiB of them, or 12 with blocks alone in it. So what is as large as a block is
+    // the kernel's, and blocks are used again (`block/buffer.rs`). A connection's buffers are smaller, and stay in the heap.
+    ("MALLOC_MMAP_THRESHOLD_", "458752"),
     ("MALLOC_TRIM_THRESHOLD_", "4194304"),
 ];
 

@@ -63,8 +63,6 @@ impl Attributes {
             })?;
             kept.push((name, value.clone()));
         }
-        // After the change of the owner, which takes it away.
-        kept.sort_by_key(|(name, _)| name.as_bytes() == CAPABILITY);
         let owner = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
         Ok(Self {
             mode: Mode::from_raw_mode(mode),
@@ -109,6 +107,7 @@ impl Attributes {
             };
             told.of(given, "owners", "set the owner");
         }
+        // A change of the owner would take them away.
         for (name, value) in self.xattrs.iter().filter(is_capability) {
             told.xattr(name, set_xattr(file, name, value));
         }

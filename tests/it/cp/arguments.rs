@@ -1,7 +1,7 @@
 //! What may be asked for, where it goes, and what is said of it.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::program::{Sandbox, tool};
@@ -15,6 +15,7 @@ fn sandbox() -> (Sandbox, String) {
         fs::write(tree.join(name), text).unwrap();
     }
     std::os::unix::fs::symlink("a", tree.join("link")).unwrap();
+    fs::hard_link(tree.join("three"), tree.join("three again")).unwrap();
     fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
     let (tree, image) = (tree.to_str().unwrap(), image.to_str().unwrap());
     tool("mkfs.ext4", &["-q", "-d", tree, image]);
@@ -123,6 +124,30 @@ fn of_several_the_missing_one_is_told_and_the_others_come() {
     ran.fails(1, &["/none", "/a is a directory", "2 errors"]);
     holds(&sandbox, "dir/three", "3");
     holds(&sandbox, "dir/one", "1");
+}
+
+#[test]
+fn of_several_one_that_cannot_be_made_is_told_and_the_others_come() {
+    let (sandbox, id) = sandbox();
+    let at = |path: &str| format!("{id}:{path}");
+    fs::create_dir_all(sandbox.path("dir/link")).unwrap();
+    let ran = sandbox.run(&["cp", &at("/link"), &at("/a/one"), "dir"]);
+    ran.fails(1, &[":/link: ", "; 1 error"]);
+    holds(&sandbox, "dir/one", "1");
+}
+
+#[test]
+fn one_file_by_two_names_that_were_asked_for_is_one_file() {
+    let (sandbox, id) = sandbox();
+    let at = |path: &str| format!("{id}:{path}");
+    fs::create_dir(sandbox.path("dir")).unwrap();
+    let ran = sandbox.run(&["cp", &at("/three"), &at("/three again"), "dir"]);
+    ran.succeeds_silently();
+    let [one, other] = ["dir/three", "dir/three again"].map(|name| {
+        let metadata = fs::metadata(sandbox.path(name));
+        metadata.unwrap().ino()
+    });
+    assert_eq!(one, other);
 }
 
 #[test]

@@ -269,6 +269,8 @@ fn one_that_was_broken_off_is_not_complete() {
     let bytes = written.0.take();
     assert!(bytes.len() > 3 << 20);
     assert!(!bytes.ends_with(&[0; 1024]));
+    let (whole, _) = self::archive(&tree, None, Options::default());
+    assert!(whole.ends_with(&[0; 1024]));
 }
 
 /// Somebody who reads so many bytes and goes away.

@@ -95,3 +95,23 @@ fn a_full_destination_is_an_error_of_each_file_and_leaves_no_half_one() {
         );
     }
 }
+
+#[test]
+fn what_was_there_by_the_name_of_a_file_that_failed_gets_no_links() {
+    let Some(world) = World::for_root() else {
+        return;
+    };
+    let to = world.empty("small");
+    let options = ["-t", "tmpfs", "-o", "size=1M,mode=0700", "none"];
+    run("mount", [&options[..], &[to.to_str().unwrap()]].concat()).ok();
+    fs::write(to.join("first"), "another file").unwrap();
+    fs::write(to.join("filler"), vec![1; 900 << 10]).unwrap();
+    let mut tree = Paper::new();
+    let file = tree.file(ROOT, "first", &[1; 200 << 10]);
+    tree.name(ROOT, "second", file);
+    tree.sheet(file).metadata.links = 2;
+    let done = recover(&tree, &to, plain());
+    done.fails(&[("first", "No space"), ("second", "No space")]);
+    assert_eq!(names(&to), ["filler", "first"]);
+    assert_eq!(fs::read(to.join("first")).unwrap(), b"another file");
+}
