@@ -12,7 +12,7 @@
 # A manifest is what `sha256sum -c` reads. On a disk with partitions its paths begin with p1/, p2/ and so on.
 # The same arguments give the same files.
 #
-# KIND is ext2, ext3, ext4, ext4-1k or xfs, and -full after it for directories with thousands of names, or -dirty
+# KIND is ext2, ext3, ext4, ext4-1k, ext4-clusters[-meta] or xfs, and -full after it for directories with thousands of names, or -dirty
 # for a copy that was taken while it was mounted and written to; ext4-data-dirty has contents in its journal as well.
 # That manifest is the kernel's view of the image, with the journal replayed: `kernel_tree.py --help` tells its form.
 set -euo pipefail
@@ -136,6 +136,12 @@ make_kernel() {
     ext2) truncate -s 40M "$image" && quiet mkfs.ext2 -q -F -b 1024 -I 128 "$image" ;;
     ext3) truncate -s 40M "$image" && quiet mkfs.ext3 -q -F -b 1024 -J size=4 "$image" ;;
     # Without checksums of metadata, and with all that is new.
+    # Which begin at block 0, where blocks of 1 KiB else begin at 1.
+    ext4-clusters) truncate -s 128M "$image" && quiet mkfs.ext4 -q -F -b 1024 -C 16384 -O bigalloc "$image" ;;
+    ext4-clusters-meta)
+        truncate -s 128M "$image"
+        quiet mkfs.ext4 -q -F -b 1024 -C 16384 -O bigalloc,meta_bg,^resize_inode "$image"
+        ;;
     ext4-1k) truncate -s 40M "$image" && quiet mkfs.ext4 -q -F -b 1024 -J size=4 -O ^metadata_csum,^64bit "$image" ;;
     ext4 | ext4-data) truncate -s 96M "$image" && quiet mkfs.ext4 -q -F -O inline_data,ea_inode,metadata_csum,64bit "$image" ;;
     # Directories whose blocks take two of the file system's.

@@ -305,6 +305,11 @@ fn equal_metadata_is_believed_unless_contents_are_asked_for() {
     old.read.borrow_mut().clear();
     assert_eq!(compared(&old, &old.clone(), &neighbours, true), [""; 0]);
     assert_eq!(*old.read.borrow(), [(12, 5..10)]);
+    // Each of several such parts is looked at.
+    let mut new = old.clone();
+    new.node(12).bytes[16] = b'1';
+    let parts = [1101..1102, 1115..1118];
+    assert_eq!(compared(&old, &new, &parts, true), ["c /etc/hosts"]);
 }
 
 #[test]
@@ -321,6 +326,23 @@ fn a_touched_file_is_changed_only_where_its_bytes_may_be() {
     assert_eq!(told, ["t /etc/fstab", "ct /etc/hosts"]);
     let told = compared(&old, &new, &hosts, true);
     assert_eq!(told, ["t /etc/fstab", "t /etc/hosts"]);
+    // Into how many pieces its map is cut makes no difference.
+    let whole = new.node(11).extents.remove(0);
+    let middle = whole.range.start + 3;
+    let at = whole.at.unwrap();
+    new.node(11).extents = vec![
+        Extent {
+            range: whole.range.start..middle,
+            at: Some(at),
+        },
+        Extent {
+            range: middle..whole.range.end,
+            at: Some(at + 3),
+        },
+    ];
+    let told = compared(&old, &new, &hosts, false);
+    assert_eq!(told, ["t /etc/fstab", "ct /etc/hosts"]);
+    new.node(11).extents = vec![whole];
     // And one that was written anew elsewhere may be another.
     new.node(11).extents[0].at = Some(500);
     let told = compared(&old, &new, &[], false);

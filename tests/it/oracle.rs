@@ -72,7 +72,7 @@ pub(crate) struct Fixture {
 
 /// The fixture of that kind, made once and kept below `target` for as long as the scripts stay the same.
 pub(crate) fn fixture(kind: &str) -> &'static Fixture {
-    const KINDS: [&str; 16] = [
+    const KINDS: [&str; 18] = [
         "ext4",
         "xfs",
         "xfs-v4",
@@ -87,6 +87,8 @@ pub(crate) fn fixture(kind: &str) -> &'static Fixture {
         "kernel ext4-dirty",
         "kernel ext4-data-dirty",
         "kernel ext4-1k-full",
+        "kernel ext4-clusters",
+        "kernel ext4-clusters-meta",
         "kernel xfs-full",
         "kernel xfs-dirty",
     ];

@@ -252,6 +252,12 @@ fn ext4_with_thousands_of_names_and_deep_trees_is_as_the_kernel_shows_it() {
 }
 
 #[test]
+fn ext4_with_clusters_is_as_the_kernel_shows_it() {
+    is_as_the_kernel_shows_it("kernel ext4-clusters", "ext4", false);
+    is_as_the_kernel_shows_it("kernel ext4-clusters-meta", "ext4", false);
+}
+
+#[test]
 fn xfs_with_thousands_of_names_and_deep_trees_is_as_the_kernel_shows_it() {
     is_as_the_kernel_shows_it("kernel xfs-full", "xfs", true);
 }
