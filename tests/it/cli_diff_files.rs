@@ -452,6 +452,17 @@ fn partitions_are_compared_with_those_of_their_number() {
     let none = world.ebsfs(["diff", "--files", &one(&from, 7), &one(&to, 7)]);
     none.refused(3, &["no partition 7"]);
 
+    // A partition that only one has is a difference, though no files of it are told.
+    let more = copied(&world, &new, "more.img");
+    run("sgdisk", ["-n4:0:+4M", more.to_str().unwrap()]).ok();
+    let more = child(&world, &more, &to);
+    for pair in [[&to, &more], [&more, &to]] {
+        let said = world.ebsfs(["diff", "--files", "--exit-code", pair[0], pair[1]]);
+        assert_eq!((said.code, &*said.out), (Some(1), ""), "{said:?}");
+        let what = format!("{more}.p4 has nothing to be compared with");
+        assert!(said.err.contains(&what), "{said:?}");
+    }
+
     // What has changed where no files can be read is said.
     let file = File::options().write(true).open(&new).unwrap();
     file.write_all_at(&[9; 2 * BLOCK as usize], 140 * MIB)

@@ -186,7 +186,6 @@ impl Work<'_> {
                 return Ok(());
             }
         }
-        self.teller.differs();
         let what = match blocks {
             0 => "not compared".to_owned(),
             _ => format!(
