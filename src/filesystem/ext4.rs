@@ -294,6 +294,10 @@ impl Ext4 {
                 let mut value = vec![0; usize::try_from(len).unwrap_or_default()];
                 map::read(&self.volume, &inode)?
                     .fill(0, &mut value, |at, buf| self.volume.read(at, buf))?;
+                let hash = crc32c_from(self.superblock.hash_seed, &[&value]);
+                ensure(hash == inode.value_hash()?, || {
+                    format!("the value in inode {number} has another hash than it should")
+                })?;
                 Ok(value)
             }
         }

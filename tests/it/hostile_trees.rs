@@ -22,6 +22,8 @@ use crate::oracle::fixture;
 use crate::program::is_root;
 use crate::trees::ImageFile;
 
+mod noticed;
+
 /// Cases of each image.
 const CASES: u64 = 500;
 /// No case asks for more, however its maps lead in circles.

@@ -150,6 +150,11 @@ impl Inode {
         self.has_flag(FLAG_EA_INODE)
     }
 
+    /// The hash of that attribute's value, which lies where else the time of access does.
+    pub(super) fn value_hash(&self) -> Result<u32> {
+        le32(&self.raw, 0x8)
+    }
+
     /// Whether it is a directory with an index.
     pub(super) fn is_indexed(&self) -> bool {
         self.has_flag(FLAG_INDEX)

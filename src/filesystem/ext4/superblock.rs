@@ -65,6 +65,8 @@ pub(super) struct Superblock {
     pub(super) journal_elsewhere: bool,
     /// What checksums of metadata begin with, if there are any.
     pub(super) seed: Option<u32>,
+    /// What the hashes of values in inodes of their own begin with, with or without checksums.
+    pub(super) hash_seed: u32,
     pub(super) label: Option<String>,
     pub(super) uuid: Option<String>,
     /// Blocks per cluster, of which free ones are counted.
@@ -149,13 +151,9 @@ impl Superblock {
             || "the superblock's geometry makes no sense".into(),
         )?;
         let cluster = 1_u64 << log_cluster_size.saturating_sub(log_block_size).min(16);
-        let seed = match (has_checksums, incompat & incompat::CSUM_SEED) {
-            (false, _) => None,
-            (true, 0) => Some(crc32c_from(
-                u32::MAX,
-                &[bytes.get(0x68..0x78).unwrap_or_default()],
-            )),
-            (true, _) => Some(le32(bytes, 0x270)?),
+        let hash_seed = match incompat & incompat::CSUM_SEED {
+            0 => crc32c_from(u32::MAX, &[bytes.get(0x68..0x78).unwrap_or_default()]),
+            _ => le32(bytes, 0x270)?,
         };
         let backups = match compat & COMPAT_SPARSE_SUPER2 {
             0 => None,
@@ -178,7 +176,8 @@ impl Superblock {
             incompat,
             journal: (has_journal && journal != 0).then_some(journal),
             journal_elsewhere: has_journal && journal == 0,
-            seed,
+            seed: has_checksums.then_some(hash_seed),
+            hash_seed,
             label: label(bytes.get(0x78..0x88).unwrap_or_default()),
             uuid: uuid(bytes, 0x68)?,
             cluster,
