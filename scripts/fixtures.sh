@@ -12,7 +12,7 @@
 # A manifest is what `sha256sum -c` reads. On a disk with partitions its paths begin with p1/, p2/ and so on.
 # The same arguments give the same files.
 #
-# KIND is ext2, ext3, ext4, ext4-1k, ext4-clusters[-meta] or xfs, and -full after it for directories with thousands of names, or -dirty
+# KIND is ext2, ext3, ext4, ext4-1k, ext4-clusters[-meta], xfs or xfs-large, and -full after it for directories with thousands of names, or -dirty
 # for a copy that was taken while it was mounted and written to; ext4-data-dirty has contents in its journal as well.
 # That manifest is the kernel's view of the image, with the journal replayed: `kernel_tree.py --help` tells its form.
 set -euo pipefail
@@ -146,6 +146,8 @@ make_kernel() {
     ext4 | ext4-data) truncate -s 96M "$image" && quiet mkfs.ext4 -q -F -O inline_data,ea_inode,metadata_csum,64bit "$image" ;;
     # Directories whose blocks take two of the file system's.
     xfs) truncate -s 300M "$image" && quiet mkfs.xfs -q -b size=1024 -n size=4096 "$image" ;;
+    # Most of its inodes have numbers of more than 32 bits.
+    xfs-large) truncate -s 8T "$image" && quiet mkfs.xfs -q -l size=64m "$image" ;;
     *) die "no such kind: '$kind'; see --help" ;;
     esac
 }

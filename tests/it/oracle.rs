@@ -72,7 +72,7 @@ pub(crate) struct Fixture {
 
 /// The fixture of that kind, made once and kept below `target` for as long as the scripts stay the same.
 pub(crate) fn fixture(kind: &str) -> &'static Fixture {
-    const KINDS: [&str; 18] = [
+    const KINDS: [&str; 19] = [
         "ext4",
         "xfs",
         "xfs-v4",
@@ -90,6 +90,7 @@ pub(crate) fn fixture(kind: &str) -> &'static Fixture {
         "kernel ext4-clusters",
         "kernel ext4-clusters-meta",
         "kernel xfs-full",
+        "kernel xfs-large",
         "kernel xfs-dirty",
     ];
     static FIXTURES: [OnceLock<Fixture>; KINDS.len()] = [const { OnceLock::new() }; KINDS.len()];

@@ -263,6 +263,19 @@ fn xfs_with_thousands_of_names_and_deep_trees_is_as_the_kernel_shows_it() {
 }
 
 #[test]
+fn xfs_with_inodes_beyond_32_bits_is_as_the_kernel_shows_it() {
+    let kind = "kernel xfs-large";
+    is_as_the_kernel_shows_it(kind, "xfs", false);
+    let Some(fixture) = kernel_fixture(kind) else {
+        return;
+    };
+    let inode = |file: &Value| file["inode"].as_u64().unwrap();
+    let (files, _) = lines(fixture);
+    let large = files.iter().filter(|(_, file)| inode(file) >> 32 > 0);
+    assert!(large.count() > files.len() / 4);
+}
+
+#[test]
 fn a_journal_without_checksums_reads_as_if_it_had_been_replayed() {
     is_as_the_kernel_shows_it("kernel ext3-dirty", "ext3", true);
 }
