@@ -213,6 +213,10 @@ fn an_overlay_in_use_is_not_discarded_and_its_user_is_named() {
         &["in use", &std::process::id().to_string(), "being tested"],
     );
     drop(held);
+    // A program that another test is about to begin may have it for a moment longer.
+    wait_until("nobody has it any more", || {
+        edited.info()["held_by"].is_null()
+    });
     let ran = edited.sandbox.run(&["overlay", "discard", "edits"]);
     ran.fails(2, &["nobody to ask", "--yes"]);
     assert_eq!(edited.info()["top"]["blocks"], 4);
