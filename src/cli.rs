@@ -45,6 +45,7 @@ mod sockets;
 mod stack;
 mod state;
 mod umount;
+mod unmount;
 mod warm;
 mod wished;
 

@@ -175,13 +175,16 @@ pub trait FileTree {
     fn xattrs(&self, node: Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 }
 
-/// `Invalid` unless `holds`: the file `number` is `what`, as "no directory".
-fn refuse_unless(holds: bool, number: u64, what: &str) -> Result<()> {
-    match holds {
-        true => Ok(()),
-        false => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("inode {number} is {what}"),
-        )),
+/// `Invalid` unless the file `node`, which is a `kind`, is what was asked for.
+fn expect(kind: Kind, wanted: Kind, node: Node) -> Result<()> {
+    if kind == wanted {
+        return Ok(());
     }
+    let what = match wanted {
+        Kind::Directory => "no directory",
+        Kind::Symlink => "no symbolic link",
+        _ => "no file",
+    };
+    let what = format!("inode {} is {what}", node.number());
+    Err(Error::new(ErrorKind::Invalid, what))
 }

@@ -20,9 +20,9 @@ mod ending;
 mod setup;
 mod site;
 
-pub(super) use self::ending::{Manner, mount_below};
+pub(super) use self::ending::Manner;
 use self::setup::{How, Setup};
-pub(super) use self::site::{Record, Site, Step};
+pub(super) use self::site::{Record, Site, Step, mount_below};
 
 #[derive(Args)]
 pub(super) struct Browse {

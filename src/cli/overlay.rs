@@ -1,7 +1,6 @@
 //! `ebsfs overlay`: what an overlay holds, and its end.
 
 use std::fmt::Write as _;
-use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::{Common, Outcome, print, print_json, stack, tell};
 use crate::block::PAGE_SIZE;
 use crate::commit::Depth;
 use crate::error::{Error, ErrorKind, Result};
-use crate::overlay::{self, Amount, Directory as _, Holder, LocalDirectory, Summary, inspect};
+use crate::overlay::{self, Amount, Holder, LocalDirectory, Summary, inspect};
 
 #[derive(Subcommand)]
 pub(super) enum Overlay {
@@ -206,33 +205,12 @@ impl Discard {
         if !self.yes && !confirmed(&[shown])? {
             return Err(Error::new(ErrorKind::Invalid, "nothing was discarded").into());
         }
-        remove(&directory)?;
+        directory.erase()?;
         if let Some(commit) = summary.and_then(|summary| summary.header.commit) {
             tell_orphan(&commit);
         }
         Ok(())
     }
-}
-
-/// Removes the files of an overlay, and no others: there are none. After the first it is no overlay any more.
-pub(super) fn remove(directory: &LocalDirectory) -> Result<()> {
-    const HEADER: &str = "overlay";
-    const LOCK: &str = "lock";
-    directory.remove(HEADER)?;
-    directory.sync()?;
-    for name in directory.names()? {
-        if name != LOCK {
-            directory.remove(&name)?;
-        }
-    }
-    directory.remove(LOCK)?;
-    directory.sync()?;
-    match std::fs::remove_dir(directory.path()) {
-        // It may be a mount point, or hold something by now.
-        Err(e) if e.kind() != IoKind::NotFound => log::debug!("the directory stays: {e}"),
-        _ => {}
-    }
-    Ok(())
 }
 
 /// What the commit that goes with it leaves in the store.

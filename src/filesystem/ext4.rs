@@ -23,7 +23,7 @@ use self::superblock::{Superblock, incompat};
 use self::volume::Volume;
 use super::bytes::{corrupt, crc32c_from, ensure, le16, le32, read_disk};
 use super::map::Map;
-use super::{Entry, FileTree, Kind, Node, refuse_unless};
+use super::{Entry, FileTree, Kind, Node, expect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 
@@ -228,7 +228,7 @@ impl Ext4 {
             return Ok(Rc::clone(file));
         }
         let inode = self.node(node)?;
-        refuse_unless(inode.kind()? == Kind::File, number, "no file")?;
+        expect(inode.kind()?, Kind::File, node)?;
         refuse_encrypted(&inode)?;
         let contents = self
             .contents(&inode)

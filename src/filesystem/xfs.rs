@@ -19,7 +19,7 @@ use self::inode::{Inode, Layout};
 use self::replayed::Volume;
 use super::bytes::{be32, be64, bring, corrupt, crc32c, ensure, part, piece};
 use super::map::Map;
-use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, refuse_unless};
+use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, expect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::ReadAt;
 
@@ -108,7 +108,7 @@ impl Tree {
             return Ok(Rc::clone(file));
         }
         let inode = self.inode(node)?;
-        refuse_unless(inode.kind()? == Kind::File, number, "no file")?;
+        expect(inode.kind()?, Kind::File, node)?;
         let map = self.map(&inode).map_err(about(number))?;
         let file = Rc::new(File {
             number,
@@ -267,11 +267,7 @@ impl FileTree for Tree {
 
     fn entries(&self, dir: Node) -> Result<Vec<Entry>> {
         let inode = self.inode(dir)?;
-        refuse_unless(
-            inode.kind()? == Kind::Directory,
-            dir.number(),
-            "no directory",
-        )?;
+        expect(inode.kind()?, Kind::Directory, dir)?;
         self.names(&inode).map_err(about(dir.number()))
     }
 
@@ -323,11 +319,7 @@ impl FileTree for Tree {
 
     fn link_target(&self, node: Node) -> Result<Vec<u8>> {
         let inode = self.inode(node)?;
-        refuse_unless(
-            inode.kind()? == Kind::Symlink,
-            node.number(),
-            "no symbolic link",
-        )?;
+        expect(inode.kind()?, Kind::Symlink, node)?;
         self.target(&inode).map_err(about(node.number()))
     }
 

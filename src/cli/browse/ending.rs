@@ -1,7 +1,7 @@
 //! Takes down what `browse` set up, in order: file system, loop device, mount of the snapshot, throw-away overlay, private
 //! directory. What somebody has taken down already is not missed; nothing is touched that is not its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::loops::{self, Loop};
-use super::super::umount::{Daemon, daemon, end, silent};
-use super::super::{holders, overlay, tell};
+use super::super::unmount::{Daemon, daemon, end, silent};
+use super::super::{holders, tell};
 use super::site::{Lock, Record, Site, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::{FS_TYPE, MountEntry, abort, detach, mounted_at, mounts};
@@ -209,7 +209,7 @@ impl<'a> Ending<'a> {
             return Ok(false);
         }
         if !self.record.kept && *overlay == throw_away {
-            overlay::remove(&LocalDirectory::open(overlay)?)?;
+            LocalDirectory::open(overlay)?.erase()?;
         }
         Ok(true)
     }
@@ -287,12 +287,4 @@ fn in_use(what: &Path, holders: &[String]) -> Error {
         ),
     };
     Error::new(ErrorKind::Conflict, text)
-}
-
-/// The private mount of what is browsed at `directory`, if something is.
-pub(in crate::cli) fn mount_below(directory: &Path) -> Result<Option<PathBuf>> {
-    let Some(site) = Site::find(directory)? else {
-        return Ok(None);
-    };
-    Ok(site.read()?.map(|_| site.mount()))
 }

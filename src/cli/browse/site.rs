@@ -284,6 +284,14 @@ impl Site {
     }
 }
 
+/// The private mount of what is browsed at `directory`, if something is.
+pub(in crate::cli) fn mount_below(directory: &Path) -> Result<Option<PathBuf>> {
+    let Some(site) = Site::find(directory)? else {
+        return Ok(None);
+    };
+    Ok(site.read()?.map(|_| site.mount()))
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let ids = |meta: fs::Metadata| (meta.dev(), meta.ino());
     let held = file.metadata().map(ids).ok();

@@ -130,13 +130,12 @@ impl Superblock {
             _ => u64::from(le16(bytes, 0xfe)?),
         };
         let log_cluster_size = le32(bytes, 0x1c)?;
-        let block_of_superblock = u64::from(block_size == OFFSET);
         let fits =
             |size: u64, least: u64| size.is_power_of_two() && size >= least && size <= block_size;
         ensure(
             fits(inode_size, 128)
                 && fits(descriptor_size, 32)
-                && (first_data_block == block_of_superblock
+                && (first_data_block == block_of_superblock(block_size)
                     || first_data_block == 0 && log_cluster_size > log_block_size)
                 && blocks > first_data_block
                 && blocks <= u64::MAX >> 17
@@ -217,11 +216,6 @@ impl Superblock {
             .max(1)
     }
 
-    /// The block that the superblock lies in.
-    fn block_of_superblock(&self) -> u64 {
-        u64::from(self.block_size == OFFSET)
-    }
-
     /// The byte at which a group's descriptor begins.
     pub(super) fn descriptor_at(&self, group: u64) -> u64 {
         let per_block = self.descriptors_per_block();
@@ -233,9 +227,7 @@ impl Superblock {
             let first = table_block.saturating_mul(per_block);
             // Where clusters begin at block 0 that is not the superblock's, if blocks are small.
             let gap = match table_block {
-                0 => self
-                    .block_of_superblock()
-                    .saturating_sub(self.first_data_block),
+                0 => block_of_superblock(self.block_size).saturating_sub(self.first_data_block),
                 _ => 0,
             };
             first
@@ -244,7 +236,7 @@ impl Superblock {
                 .saturating_add(gap)
                 .saturating_add(u64::from(self.has_superblock(first)))
         } else {
-            self.block_of_superblock()
+            block_of_superblock(self.block_size)
                 .saturating_add(1)
                 .saturating_add(table_block)
         };
@@ -304,6 +296,11 @@ impl Superblock {
             .map(|group| copies(group).saturating_add(tables).saturating_add(2))
             .fold(self.first_data_block, u64::saturating_add)
     }
+}
+
+/// The block that the superblock lies in.
+fn block_of_superblock(block_size: u64) -> u64 {
+    u64::from(block_size == OFFSET)
 }
 
 fn unsupported(what: &str) -> Error {

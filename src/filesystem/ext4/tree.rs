@@ -1,7 +1,7 @@
 //! What the trait asks of the files of one.
 
 use super::super::bytes::{bring, ensure, le16};
-use super::super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, refuse_unless};
+use super::super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, expect};
 use super::{Contents, Ext4, MAX_TARGET, ROOT, attributes, refuse_encrypted};
 use crate::error::{Error, Result};
 
@@ -40,11 +40,7 @@ impl FileTree for Ext4 {
 
     fn entries(&self, dir: Node) -> Result<Vec<Entry>> {
         let inode = self.node(dir)?;
-        refuse_unless(
-            inode.kind()? == Kind::Directory,
-            dir.number(),
-            "no directory",
-        )?;
+        expect(inode.kind()?, Kind::Directory, dir)?;
         refuse_encrypted(&inode)?;
         self.names(&inode)
             .map_err(|e| e.context(format!("inode {}", dir.number())))
@@ -141,11 +137,7 @@ impl FileTree for Ext4 {
 
     fn link_target(&self, node: Node) -> Result<Vec<u8>> {
         let inode = self.node(node)?;
-        refuse_unless(
-            inode.kind()? == Kind::Symlink,
-            node.number(),
-            "no symbolic link",
-        )?;
+        expect(inode.kind()?, Kind::Symlink, node)?;
         refuse_encrypted(&inode)?;
         let read = || {
             if let Some(target) = inode.short_target()? {

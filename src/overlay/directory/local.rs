@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::super::names::HEADER;
 use super::{Directory, File};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -127,6 +128,25 @@ impl LocalDirectory {
         }
     }
 
+    /// Removes the files of the overlay, and no others: there are none. After the first it is no overlay any more.
+    pub fn erase(&self) -> Result<()> {
+        self.remove(HEADER)?;
+        self.sync()?;
+        for name in self.names()? {
+            if name != LOCK {
+                self.remove(&name)?;
+            }
+        }
+        self.remove(LOCK)?;
+        self.sync()?;
+        match fs::remove_dir(&self.path) {
+            // It may be a mount point, or hold something by now.
+            Err(e) if e.kind() != IoKind::NotFound => log::debug!("the directory stays: {e}"),
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn say(&self, doing: &str) -> Result<()> {
         let text = format!("{}{doing}\n", std::process::id());
         self.lock
@@ -184,7 +204,7 @@ fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
 /// `Invalid` if there is anything at `path` that no overlay puts there.
 fn check_content(path: &Path) -> Result<()> {
     for name in list(path)? {
-        let known = ["overlay", LOCK, "puts"].contains(&name.as_str())
+        let known = [HEADER, LOCK, "puts"].contains(&name.as_str())
             || name.starts_with("layer-")
             || is_temporary(&name);
         if !known {

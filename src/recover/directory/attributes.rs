@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,7 +19,6 @@ use rustix::io::Errno;
 
 use super::super::Options;
 use super::super::kept::{CAPABILITY, is_kept, mode, seconds};
-use super::places::by_handle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::Metadata;
 
@@ -190,6 +189,11 @@ fn set_xattr(file: BorrowedFd<'_>, name: &CString, value: &[u8]) -> Result<(), E
 
 fn by_empty_path(handle: BorrowedFd<'_>, uid: Uid, gid: Gid) -> Result<(), Errno> {
     chownat(handle, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+}
+
+/// A path to what a handle is of, which calls that take no handle understand.
+pub(super) fn by_handle(handle: impl rustix::fd::AsFd) -> String {
+    format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd())
 }
 
 /// Whether that is when a file was changed.

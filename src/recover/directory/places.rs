@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, chmodat,
@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, by_handle};
 use super::same;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -241,11 +241,6 @@ impl rustix::fd::AsFd for Handle {
     fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// A path to what a handle is of, which calls that take no handle understand.
-pub(super) fn by_handle(handle: impl rustix::fd::AsFd) -> String {
-    format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd())
 }
 
 /// The directory at a path below `dir`, by no link and not out of `dir`, whatever happens to it meanwhile.
