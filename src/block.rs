@@ -12,12 +12,14 @@ use crate::error::{Error, ErrorKind, Result};
 mod buffer;
 mod builder;
 mod digest;
+mod recent;
 mod set;
 mod together;
 
 pub use buffer::Buffer;
 pub use builder::BlockBuilder;
 pub use digest::{Digest, Hasher};
+pub use recent::Recent;
 pub use set::BlockSet;
 
 /// Bytes in a block. The service knows no other size.
@@ -126,9 +128,12 @@ pub enum Block {
 
 /// Bytes that were hashed. Only [`Block`]'s constructors make one.
 #[derive(Clone)]
-pub struct Verified {
+pub struct Verified(Arc<Hashed>);
+
+/// One pointer away, so that a block is handed on in a register.
+struct Hashed {
     digest: Digest,
-    bytes: Arc<Buffer>,
+    bytes: Buffer,
 }
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
@@ -192,8 +197,7 @@ impl Block {
     }
 
     fn hashed(bytes: Buffer, digest: Digest) -> Self {
-        let bytes = Arc::new(bytes);
-        Self::Data(Verified { digest, bytes })
+        Self::Data(Verified(Arc::new(Hashed { digest, bytes })))
     }
 
     fn promised(self, expected: &Digest) -> Result<Self> {
@@ -209,7 +213,7 @@ impl Block {
     pub fn digest(&self) -> Digest {
         match self {
             Self::Zero => Digest::ZERO_BLOCK,
-            Self::Data(data) => data.digest,
+            Self::Data(data) => data.0.digest,
         }
     }
 
@@ -220,7 +224,7 @@ impl Block {
     pub fn memory(&self) -> usize {
         match self {
             Self::Zero => 0,
-            Self::Data(data) => data.bytes.len(),
+            Self::Data(data) => data.0.bytes.len(),
         }
     }
 
@@ -228,7 +232,7 @@ impl Block {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Zero => &ZEROS,
-            Self::Data(data) => &data.bytes,
+            Self::Data(data) => &data.0.bytes,
         }
     }
 }

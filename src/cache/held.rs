@@ -85,12 +85,14 @@ impl Held {
 
     /// A block that somebody asked for.
     pub(super) fn get(&mut self, key: &Key) -> Option<Block> {
-        if let Some(Unread { block, origin }) = self.unread.pop(key) {
-            origin.stats.read_ahead_used.add(1);
-            self.blocks.put(*key, block.clone());
-            return Some(block);
+        // By far most are here.
+        if let Some(block) = self.blocks.get(key) {
+            return Some(block.clone());
         }
-        self.blocks.get(key).cloned()
+        let Unread { block, origin } = self.unread.pop(key)?;
+        origin.stats.read_ahead_used.add(1);
+        self.blocks.put(*key, block.clone());
+        Some(block)
     }
 
     /// A block, without any sign that it was of use.

@@ -1,7 +1,7 @@
 //! The source that reads ahead as the policy says.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use futures_util::future::join;
 use tokio::runtime::Handle;
 
 use super::{Plan, Policy};
-use crate::block::{Block, BlockIndex, BlockSet};
+use crate::block::{Block, BlockIndex, BlockSet, Recent};
 use crate::cache::{CachedSource, Outcome};
 use crate::error::Result;
 use crate::source::BlockSource;
@@ -21,8 +21,7 @@ use crate::store::Listing;
 pub struct ReadAhead {
     source: Arc<CachedSource>,
     runtime: Handle,
-    /// Blocks read lately, by their last digits: to read one again is nothing new, and costs no lock.
-    recent: [AtomicU32; RECENT],
+    recent: Recent,
     /// Held while the policy thinks, and the listings at hand are looked at.
     state: Mutex<State>,
     /// Whether a listing is being fetched.
@@ -34,12 +33,6 @@ struct State {
     outcomes: Receiver<Outcome>,
 }
 
-/// More than there are streams, so that they seldom meet.
-const RECENT: usize = 128;
-
-/// No block's index.
-const NONE: u32 = u32::MAX;
-
 impl ReadAhead {
     /// Over `source`, whose outcomes it takes. Fetches run on `runtime`.
     pub fn new(source: Arc<CachedSource>, runtime: Handle) -> Self {
@@ -48,7 +41,7 @@ impl ReadAhead {
         Self {
             source,
             runtime,
-            recent: [const { AtomicU32::new(NONE) }; RECENT],
+            recent: Recent::default(),
             state: Mutex::new(State { policy, outcomes }),
             lists: Arc::default(),
         }
@@ -56,7 +49,7 @@ impl ReadAhead {
 
     /// Somebody reads a block.
     fn note(&self, index: BlockIndex, waits: bool) {
-        if !self.is_news(index) {
+        if !self.recent.is_news(index) {
             return;
         }
         let plan = {
@@ -70,13 +63,6 @@ impl ReadAhead {
         if plan != Plan::default() {
             self.obey(plan);
         }
-    }
-
-    fn is_news(&self, index: BlockIndex) -> bool {
-        let number = index.get();
-        let place = usize::try_from(number).unwrap_or(0) % RECENT;
-        let recent = &self.recent[place];
-        recent.load(Ordering::Relaxed) != number && recent.swap(number, Ordering::Relaxed) != number
     }
 
     fn obey(&self, plan: Plan) {

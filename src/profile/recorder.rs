@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::files::Files;
 use super::follow::{Follower, WINDOW};
 use super::record::{MOST, Owner, Profile};
-use crate::block::{Block, BlockIndex, BlockSet, MAX_BLOCKS};
+use crate::block::{Block, BlockIndex, BlockSet, Recent};
 use crate::cache::CachedSource;
 use crate::error::Result;
 use crate::source::BlockSource;
@@ -43,8 +43,7 @@ pub(super) struct Recorder {
     runtime: Handle,
     stats: Arc<Stats>,
     begun: AtomicBool,
-    /// The block of the last touch: most touches are of the same block again, and cost no more than this.
-    last: AtomicU32,
+    recent: Recent,
     /// What earlier mounts touched; read when the first block is touched.
     before: OnceLock<Profile>,
     /// Guards itself only; nothing is fetched or read under it.
@@ -62,9 +61,6 @@ struct State {
     follower: Option<Follower>,
 }
 
-/// No volume has it.
-const NONE: u32 = MAX_BLOCKS;
-
 impl Recorder {
     pub(super) fn new(
         owner: Owner,
@@ -80,7 +76,7 @@ impl Recorder {
             runtime,
             stats,
             begun: AtomicBool::new(false),
-            last: AtomicU32::new(NONE),
+            recent: Recent::default(),
             before: OnceLock::new(),
             state: Mutex::default(),
         }
@@ -92,10 +88,9 @@ impl Recorder {
 
     /// A reader asked for a block that is not known to be absent.
     fn touch(self: &Arc<Self>, index: BlockIndex) {
-        if self.last.load(Ordering::Relaxed) == index.get() || !self.begun.load(Ordering::Relaxed) {
+        if !self.begun.load(Ordering::Relaxed) || !self.recent.is_news(index) {
             return;
         }
-        self.last.store(index.get(), Ordering::Relaxed);
         let mut state = self.state();
         if state.touched.len() == MOST || !state.seen.insert(index) {
             return;

@@ -53,7 +53,7 @@ impl Sandbox {
     pub(crate) fn command_as_nobody(&self, arguments: &[&str]) -> Command {
         let binary = self.path("ebsfs");
         if !binary.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_ebsfs"), &binary).unwrap();
+            install(env!("CARGO_BIN_EXE_ebsfs").as_ref(), &binary);
             fs::create_dir(self.path("nobody")).unwrap();
             std::os::unix::fs::chown(self.path("nobody"), Some(65534), Some(65534)).unwrap();
             self.open_to_all();
@@ -344,6 +344,25 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .env("LC_ALL", "C");
     Running::start(command).finish().succeeds()
+}
+
+/// Puts the program `from` at `to`, for everyone to run.
+///
+/// By a process of its own: what this one writes may still be open in a child that another test is just
+/// starting, and Linux runs no program that somebody has open for writing (ETXTBSY).
+pub(crate) fn install(from: &Path, to: &Path) {
+    tool(
+        "install",
+        &["-m", "755", from.to_str().unwrap(), to.to_str().unwrap()],
+    );
+}
+
+/// Makes `to` a script of this text, for everyone to run.
+pub(crate) fn script(text: &str, to: &Path) {
+    let written = to.with_extension("text");
+    fs::write(&written, text).unwrap();
+    install(&written, to);
+    fs::remove_file(written).unwrap();
 }
 
 /// Whether the test may go on: it needs root. Without it is skipped, and fails where nothing may be skipped.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kernel::{abort, backing_file, daemons, gone, kill, loops_below, mounts_below};
-use crate::program::without_aws;
+use crate::program::{install, without_aws};
 
 /// Seconds after which a command is killed.
 const COMMAND_LIMIT: &str = "60";
@@ -202,7 +202,7 @@ impl World {
     pub(crate) fn program_for_all(&self) -> PathBuf {
         let path = self.path("ebsfs");
         if !path.exists() {
-            fs::copy(EBSFS, &path).unwrap();
+            install(EBSFS.as_ref(), &path);
         }
         path
     }

@@ -64,7 +64,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "hit in memory",
         floor: "hash map behind a lock",
         prepare: memory_hit,
-        instructions: Some(220),
+        instructions: Some(320),
     },
     Step {
         name: "read of 4 KiB in memory",

@@ -4,7 +4,6 @@
 //! tested.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Browsed, file_system, nothing_is_left, simple};
 use crate::images::Random;
 use crate::kernel::{gone, kill};
+use crate::program;
 use crate::world::{Said, World, eventually, finish};
 
 /// Runs `browse` where `tool` is a script; `$REAL` in it is the tool itself.
@@ -31,8 +31,7 @@ fn with_tool(world: &World, browsed: &Browsed<'_>, id: &str, tool: &str, script:
         "#!/bin/sh\nREAL={}\ncase $1 in -d) exec $REAL \"$@\";; esac\n{script}\n",
         real.display()
     );
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    program::script(&text, &path);
     let mut command = browsed.command(id, &[]);
     let old = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{old}:/usr/sbin:/sbin", bin.display()));

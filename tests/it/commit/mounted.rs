@@ -1,7 +1,6 @@
 //! Commits asked of a mounted daemon: by whom, with what, and what a killed client or daemon leaves.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,7 +10,7 @@ use super::of;
 use crate::images::{Disk, GIB, random_block};
 use crate::kernel::{gone, kill};
 use crate::overlaid::{Overlaid, assert_exports};
-use crate::program::{Running, id_of};
+use crate::program::{Running, id_of, script};
 use crate::serving::Server;
 use crate::world::{Mount, World, eventually, finish, run};
 
@@ -212,8 +211,7 @@ fn a_file_system_is_thawed_however_the_commit_ends() {
     let at = disk.mount.dir.to_str().unwrap();
     let (tools, notes) = (world.empty("tools"), world.path("notes"));
     let tool = tools.join("fsfreeze");
-    fs::write(&tool, FREEZE).unwrap();
-    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    script(FREEZE, &tool);
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
     let start = || {
         let mut command = world.unlimited();
