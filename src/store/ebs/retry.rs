@@ -31,6 +31,8 @@ pub(super) enum Verdict {
     Throttled,
     /// No answer in time.
     TimedOut,
+    /// No answer by the deadline of the call, which left less time than an attempt may take.
+    CutShort,
     /// A fault of the service or the network.
     Fault,
     /// Nobody answers at all, which may also mean that the address is wrong.
@@ -109,6 +111,7 @@ impl Retry {
             failures: 0,
             corrupt: 0,
             refused: 0,
+            last: None,
         }
     }
 
@@ -154,9 +157,11 @@ pub(super) struct Call<'a> {
     failures: u32,
     corrupt: u32,
     refused: u32,
+    /// Why the attempt before this one failed.
+    last: Option<Error>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// Makes attempts until one succeeds, or there is to be none.
     async fn until_done<T, F>(
         mut self,
@@ -179,9 +184,12 @@ impl Call<'_> {
     }
 
     /// Waits until there may be another request.
-    pub(super) async fn enter(&self) -> Result<Permit<'_>> {
+    pub(super) async fn enter(&mut self) -> Result<Permit<'a>> {
         let entered = timeout_at(self.deadline, self.retry.limiter.enter()).await;
-        entered.map_err(|_| self.too_slow(self.limits.deadline).error)
+        entered.map_err(|_| match self.last.take() {
+            Some(last) => self.gave_up(last),
+            None => too_slow(self.limits.deadline),
+        })
     }
 
     /// Makes one attempt.
@@ -192,15 +200,21 @@ impl Call<'_> {
     ) -> Result<T, Failure> {
         let counters = &self.retry.counters;
         counters.requests.add(1);
-        let end = self.deadline.min(Instant::now() + self.limits.attempt);
-        let result = timeout_at(end, work)
-            .await
-            .unwrap_or_else(|_| Err(self.too_slow(self.limits.attempt)));
+        let begin = Instant::now();
+        let most = self.limits.attempt;
+        let (left, verdict) = match self.deadline - begin {
+            left if left < most => (left, Verdict::CutShort),
+            _ => (most, Verdict::TimedOut),
+        };
+        let result = timeout_at(begin + left, work).await.unwrap_or_else(|_| {
+            let error = too_slow(left);
+            Err(Failure { error, verdict })
+        });
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         match verdict {
             None => self.retry.budget.earn(),
             Some(Verdict::Throttled) => counters.throttles.add(1),
-            Some(Verdict::TimedOut) => counters.timeouts.add(1),
+            Some(Verdict::TimedOut | Verdict::CutShort) => counters.timeouts.add(1),
             Some(Verdict::Corrupt) => counters.corrupt.add(1),
             Some(Verdict::TokenRefused) => counters.relistings.add(1),
             Some(Verdict::Final | Verdict::Fault | Verdict::Unreachable) => {}
@@ -214,18 +228,26 @@ impl Call<'_> {
         result
     }
 
-    fn too_slow(&self, limit: Duration) -> Failure {
-        let what = format!("no answer within {} s", limit.as_secs_f32());
-        Failure {
-            error: Error::new(ErrorKind::Unavailable, what),
-            verdict: Verdict::TimedOut,
-        }
+    /// The error of a call whose time is up.
+    fn gave_up(&self, error: Error) -> Error {
+        let (attempts, seconds) = (self.failures, self.start.elapsed().as_secs());
+        let error = match error.kind() {
+            // The service refused tokens to the end: another client's listings void them, say.
+            ErrorKind::Invalid => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
+            _ => error,
+        };
+        error.context(format!("gave up after {attempts} attempts in {seconds} s"))
     }
 
     /// Returns when the next attempt may begin; the error if there is to be none.
     pub(super) async fn again(&mut self, failure: Failure) -> Result<()> {
         let Failure { error, verdict } = failure;
         self.failures += 1;
+        // What had no time to be answered says less than what was.
+        let error = match self.last.take() {
+            Some(last) if verdict == Verdict::CutShort => last,
+            _ => error,
+        };
         match verdict {
             Verdict::Final => return Err(error),
             Verdict::Corrupt => self.corrupt += 1,
@@ -235,7 +257,7 @@ impl Call<'_> {
             Verdict::Throttled | Verdict::Fault if self.start.elapsed() >= WARN_AFTER => {
                 self.retry.warn(&error);
             }
-            Verdict::Throttled | Verdict::Fault => {}
+            Verdict::Throttled | Verdict::Fault | Verdict::CutShort => {}
         }
         if self.corrupt >= CORRUPT_ANSWERS {
             return Err(error.context(format!("{} corrupt answers", self.corrupt)));
@@ -248,17 +270,17 @@ impl Call<'_> {
             sleep_until(self.deadline.min(now + wait)).await;
         }
         if Instant::now() >= self.deadline {
-            let (attempts, seconds) = (self.failures, self.start.elapsed().as_secs());
-            let error = match error.kind() {
-                // The service refused tokens to the end: another client's listings void them, say.
-                ErrorKind::Invalid => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
-                _ => error,
-            };
-            return Err(error.context(format!("gave up after {attempts} attempts in {seconds} s")));
+            return Err(self.gave_up(error));
         }
+        self.last = Some(error);
         self.retry.counters.retries.add(1);
         Ok(())
     }
+}
+
+fn too_slow(limit: Duration) -> Error {
+    let what = format!("no answer within {} s", limit.as_secs_f32());
+    Error::new(ErrorKind::Unavailable, what)
 }
 
 /// A pause before attempt `failures + 1`: random between half of it and the whole.
@@ -369,6 +391,43 @@ mod tests {
             assert_eq!(took, Duration::ZERO);
             let (_, _, took) = tried(&retry(), Verdict::TokenRefused, 4).await;
             assert!(took > Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn what_the_deadline_cuts_short_hides_no_reason() {
+        in_paused_time(async {
+            let attempts = AtomicU32::new(0);
+            let attempt = || async {
+                match attempts.fetch_add(1, Ordering::SeqCst) {
+                    0 => Err(failure(Verdict::Corrupt)),
+                    _ => std::future::pending().await,
+                }
+            };
+            let limits = |deadline| Limits {
+                deadline: Duration::from_secs(deadline),
+                ..LIMITS
+            };
+            let failed = |result: Result<()>| result.unwrap_err();
+            let error = failed(retry().run(limits(20), attempt).await);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:#}");
+            assert!(format!("{error:#}").contains("2 attempts"), "{error:#}");
+
+            // What had all the time that an attempt may take is the reason itself.
+            attempts.store(0, Ordering::SeqCst);
+            let error = failed(retry().run(limits(31), attempt).await);
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+            attempts.store(1, Ordering::SeqCst);
+            let error = failed(retry().run(limits(20), attempt).await);
+            assert!(format!("{error:#}").contains("within 20 s"), "{error:#}");
+
+            // Nor does the wait for a place.
+            let retry = Retry::new("the service".into(), 1, Arc::default());
+            let mut call = retry.call(limits(20));
+            call.again(failure(Verdict::Corrupt)).await.unwrap();
+            let _place = retry.limiter.enter().await;
+            let error = call.enter().await.map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:#}");
         });
     }
 
