@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::images::{Disk, GIB};
 use crate::kernel::{loops_below, mounts_below};
-use crate::world::{Said, World, eventually, finish, limited, run};
+use crate::world::{Said, World, eventually, finish, limited, run, umount, unless_busy};
 
 mod busy;
 mod choice;
@@ -54,7 +54,7 @@ impl<'a> Browsed<'a> {
     /// Takes all of it down, of which nothing must be left.
     #[track_caller]
     pub(crate) fn end(&self) {
-        self.umount(&[]).ok();
+        unless_busy(|| self.umount(&[])).ok();
         self.assert_gone();
     }
 
@@ -200,7 +200,7 @@ impl<'a> Origin<'a> {
     }
 
     pub(crate) fn umount(self) {
-        run("umount", [&self.at]).ok();
+        umount(&self.at);
     }
 }
 

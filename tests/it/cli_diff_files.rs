@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::images::{BLOCK, GIB, MIB, Random};
 use crate::serving::Server;
-use crate::world::{Said, World, finish, run};
+use crate::world::{Said, World, finish, run, umount};
 
 /// A new file system in a sparse file. Its inodes are large, so that those of a tree take many blocks.
 fn mkfs(world: &World, kind: &str, name: &str, size: u64) -> PathBuf {
@@ -31,7 +31,7 @@ fn edited_at(world: &World, options: &str, image: &Path, start: u64, edit: impl 
     let options = format!("loop,offset={start},noatime,{options}");
     run("mount", ["-o", &options, image.to_str().unwrap(), at]).ok();
     edit(dir.path());
-    run("umount", [at]).ok();
+    umount(at);
 }
 
 fn edited(world: &World, kind: &str, image: &Path, edit: impl FnOnce(&Path)) {

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use crate::oracle::fixture;
-use crate::world::{World, finish, limited, run};
+use crate::world::{World, finish, limited, run, umount};
 
 /// Mounts `file` and checks the lines of `manifest` whose paths begin with `prefix`, without it.
 fn holds_every_file(world: &World, file: &Path, options: &str, manifest: &Path, prefix: &str) {
     let at = world.empty(&format!("inner{}", prefix.trim_end_matches('/')));
     mount_inner(file, options, &at);
     check(world, &at, manifest, prefix);
-    run("umount", [&at]).ok();
+    umount(&at);
 }
 
 fn mount_inner(file: &Path, options: &str, at: &Path) {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::kernel::mounts_seen_by;
 use crate::oracle::{BLOCK, random_block, snapshot, sparse};
-use crate::world::{Said, World, eventually, finish, limited, run};
+use crate::world::{Said, World, eventually, finish, limited, run, unless_busy};
 
 const NOBODY: u32 = 65534;
 
@@ -178,7 +178,7 @@ fn an_ordinary_user_mounts_reads_and_unmounts() {
         Some(Errno::ACCESS.raw_os_error()),
         "root is refused"
     );
-    nobody.ebsfs(&["umount", &nobody.path("mnt")]).ok();
+    unless_busy(|| nobody.ebsfs(&["umount", &nobody.path("mnt")])).ok();
     assert!(!nobody.is_mounted());
     nobody.ended();
 }
@@ -198,7 +198,7 @@ fn an_ordinary_users_busy_mount_is_not_taken_away() {
     );
     assert_eq!(said.out, "2\n1\n", "{said:?}");
     assert!(said.err.contains("in use"), "{said:?}");
-    nobody.ebsfs(&["umount", &at]).ok();
+    unless_busy(|| nobody.ebsfs(&["umount", &at])).ok();
     nobody.ended();
 }
 
@@ -212,7 +212,7 @@ fn an_ordinary_users_daemon_ends_by_a_signal_and_its_dead_mount_is_mended() {
         nobody.ended();
         if signal == "-KILL" {
             assert!(nobody.is_mounted());
-            nobody.ebsfs(&["umount", &nobody.path("mnt")]).ok();
+            unless_busy(|| nobody.ebsfs(&["umount", &nobody.path("mnt")])).ok();
         }
         assert!(!nobody.is_mounted(), "{signal}");
     }

@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::devices::{Loop, Mounted as Inner};
 use crate::oracle::{MIB, Random};
 use crate::ram_disk::{Mounted, SIZE, open, sync};
-use crate::world::{World, finish, limited, run};
+use crate::world::{World, finish, limited, run, umount};
 
 fn read(file: &File, range: Range<u64>) -> Vec<u8> {
     let mut bytes = vec![0xEE; (range.end - range.start) as usize];
@@ -237,5 +237,5 @@ fn a_file_system_is_made_filled_trimmed_and_sound_through_both_views() {
         .collect();
     assert_eq!(left.lines().count(), 200);
     assert!(sums(&again) == left);
-    run("umount", [&again]).ok();
+    umount(&again);
 }

@@ -204,7 +204,13 @@ pub(crate) fn read_direct(path: &Path, offset: u64, len: u64) -> io::Result<Vec<
 pub(crate) fn padded(image: &File, range: Range<u64>) -> Vec<u8> {
     let len = image.metadata().unwrap().len();
     let mut bytes = vec![0; (range.end - range.start) as usize];
-    let there = range.end.min(len).saturating_sub(range.start) as usize;
+    // A hole is not read: its zeros would fill the page cache.
+    let end = match seek(image, SeekFrom::Data(range.start)) {
+        Ok(data) if data < range.end => range.end.min(len),
+        Ok(_) | Err(rustix::io::Errno::NXIO) => range.start,
+        Err(e) => panic!("SEEK_DATA at {}: {e}", range.start),
+    };
+    let there = end.saturating_sub(range.start) as usize;
     image
         .read_exact_at(&mut bytes[..there], range.start)
         .unwrap();

@@ -3,12 +3,14 @@
 //! `Sandbox::new().run(&["import", "disk.img"])` works on the store `store` in the sandbox unless told
 //! otherwise. Whatever is still running when a test ends, also by a panic, is killed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -331,18 +333,34 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// No other program takes longer, in seconds.
+const TOOL_LIMIT: &str = "60";
+
+/// `program` under a time limit, in plain English.
+pub(crate) fn limited(program: impl AsRef<OsStr>) -> Command {
+    static TIMEOUT: OnceLock<PathBuf> = OnceLock::new();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let search = || {
+        let mut places = std::env::split_paths(&path).map(|dir| dir.join("timeout"));
+        places.find(|place| place.exists()).unwrap()
+    };
+    // By its path: where it has to be searched in another PATH the standard library forks all of this process, and the
+    // child has every file of every test open until it runs its program.
+    let mut command = Command::new(TIMEOUT.get_or_init(search));
+    // sbin is in nobody's path but root's.
+    command
+        .args(["-s", "KILL", TOOL_LIMIT])
+        .arg(program)
+        .env("LC_ALL", "C")
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .stdin(Stdio::null());
+    command
+}
+
 /// Runs another program, which must succeed; returns what it printed.
 pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new("timeout");
-    command
-        .args(["-s", "KILL", "60", program])
-        .args(arguments)
-        .stdout(Stdio::piped());
-    // sbin is in nobody's path but root's.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .env("LC_ALL", "C");
+    let mut command = limited(program);
+    command.args(arguments);
     Running::start(command).finish().succeeds()
 }
 

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 use crate::common::{block_on, snap};
 use crate::kernel::abort;
-use crate::world::{World, run};
+use crate::world::{World, run, umount};
 
 const PAGE: u64 = 4096;
 
@@ -290,7 +290,7 @@ impl Mounted {
     /// Ends it in order; panics if that does not succeed.
     #[track_caller]
     pub(crate) fn unmount(&self) {
-        run("umount", [&self.dir]).ok();
+        umount(&self.dir);
     }
 }
 

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,10 +18,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kernel::{abort, backing_file, daemons, gone, kill, loops_below, mounts_below};
+pub(crate) use crate::program::limited;
 use crate::program::{install, without_aws};
-
-/// Seconds after which a command is killed.
-const COMMAND_LIMIT: &str = "60";
 
 /// After this a test's daemons are killed.
 const TEST_LIMIT: Duration = Duration::from_secs(120);
@@ -60,17 +58,26 @@ pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item =
     finish(limited(program).args(args))
 }
 
-/// `program` under a time limit.
-pub(crate) fn limited(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("timeout");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command
-        .args(["-s", "KILL", COMMAND_LIMIT])
-        .arg(program)
-        .env("LC_ALL", "C")
-        .env("PATH", path + ":/usr/sbin:/sbin")
-        .stdin(Stdio::null());
-    command
+/// Unmounts, and lets it take a while until nobody uses it: a file that was just closed may still be open in a child
+/// that another test is starting, until that runs its program.
+pub(crate) fn unless_busy(umount: impl Fn() -> Said) -> Said {
+    let begin = Instant::now();
+    loop {
+        let said = umount();
+        let is_busy = ["busy", "in use"]
+            .iter()
+            .any(|word| said.err.contains(word));
+        if !is_busy || begin.elapsed() > Duration::from_secs(5) {
+            return said;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Unmounts by the system's tool.
+#[track_caller]
+pub(crate) fn umount(at: impl AsRef<OsStr>) {
+    unless_busy(|| run("umount", [&at])).ok();
 }
 
 pub(crate) fn finish(command: &mut Command) -> Said {
@@ -256,8 +263,8 @@ impl World {
     /// Unmounts in order, and waits for the daemon's end.
     #[track_caller]
     pub(crate) fn unmount(&self, mount: &Mount) {
-        self.ebsfs([OsStr::new("umount"), mount.dir.as_os_str()])
-            .ok();
+        let umount = [OsStr::new("umount"), mount.dir.as_os_str()];
+        unless_busy(|| self.ebsfs(umount)).ok();
         eventually("the daemon ends", || gone(mount.pid).then_some(()));
     }
 

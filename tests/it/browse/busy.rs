@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use super::{Browsed, simple};
 use crate::images::{Disk, GIB};
 use crate::kernel::{backing_file, loops_below, mounts_below};
-use crate::world::{World, eventually, run};
+use crate::world::{World, eventually, run, umount};
 
 /// A process that lives until this is dropped.
 struct Holder(Child);
@@ -80,7 +80,7 @@ fn a_busy_one_names_its_users_and_stays_whole() {
     bind(&browsed.at.join("lost+found"), &bound);
     let said = browsed.umount(&[]);
     said.refused(2, &["in use", "the mount", bound.to_str().unwrap()]);
-    run("umount", [&bound]).ok();
+    umount(&bound);
     whole(&said);
     // The private mount is no way around.
     let mount = browsed.site().unwrap().join("mnt");
@@ -141,7 +141,7 @@ fn what_was_taken_down_by_hand_is_not_missed() {
     for hand in 0..4 {
         browsed.begin(&id, &[]).ok();
         let (device, mount) = (browsed.device(), browsed.site().unwrap().join("mnt"));
-        run("umount", [&browsed.at]).ok();
+        umount(&browsed.at);
         if hand > 0 {
             run("losetup", ["-d", &device]).ok();
             eventually("it is detached", || {
@@ -149,7 +149,7 @@ fn what_was_taken_down_by_hand_is_not_missed() {
             });
         }
         if hand > 1 {
-            run("umount", [&mount]).ok();
+            umount(&mount);
         }
         if hand > 2 {
             fs::remove_dir(&browsed.at).unwrap();
@@ -193,7 +193,7 @@ fn a_loop_device_that_is_anothers_by_now_is_left_alone() {
     let browsed = Browsed::new(&world, "files");
     browsed.begin(&id, &[]).ok();
     let device = browsed.device();
-    run("umount", [&browsed.at]).ok();
+    umount(&browsed.at);
     run("losetup", ["-d", &device]).ok();
     eventually("it is detached", || {
         backing_file(&device).is_none().then_some(())
@@ -231,6 +231,6 @@ fn what_is_mounted_over_it_must_go_first() {
     let said = browsed.umount(&[]);
     said.refused(2, &["something else", "tmpfs"]);
     assert_eq!(browsed.device(), loops_below(world.dir())[0]);
-    run("umount", [&browsed.at]).ok();
+    umount(&browsed.at);
     browsed.end();
 }

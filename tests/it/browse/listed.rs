@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Browsed, simple};
 use crate::kernel::{gone, kill};
-use crate::world::{World, eventually, finish, limited, run};
+use crate::world::{World, eventually, finish, limited, run, umount};
 
 fn json(world: &World) -> Value {
     serde_json::from_str(&world.ebsfs(["ps", "--json"]).ok()).unwrap()
@@ -101,7 +101,7 @@ fn each_mount_loop_device_overlay_and_browsed_directory_is_listed() {
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    run("umount", [&inner]).ok();
+    umount(&inner);
     run("losetup", ["-d", &device]).ok();
     for mount in [&plain, &all, &edited] {
         world.unmount(mount);

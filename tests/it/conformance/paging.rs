@@ -6,8 +6,7 @@ use crate::common::{assert_holds, at, changed, gib, kind, present, snap};
 behaviours! {
     a_listing_begins_at_the_block_asked_for_or_the_next,
     a_listing_tells_the_volume_size,
-    more_blocks_than_fit_a_page_are_all_listed_once,
-    more_changes_than_fit_a_page_are_all_listed_once,
+    more_blocks_and_changes_than_fit_a_page_are_all_listed_once,
     a_few_blocks_all_over_a_large_volume_are_listed,
     the_largest_volume_holds_its_first_and_its_last_block,
 }
@@ -40,18 +39,13 @@ async fn a_listing_tells_the_volume_size(world: &World) {
     assert_eq!(changed.volume_size, gib(2));
 }
 
-async fn more_blocks_than_fit_a_page_are_all_listed_once(world: &World) {
-    let id = snap(16).zeros(5..5 + MANY).build(world.store()).await;
-    let all: Vec<u32> = (5..5 + MANY).collect();
-    assert_eq!(present(world.store(), &id, 0).await, all);
-    assert_eq!(present(world.store(), &id, 9000).await, all[8995..]);
-}
-
-async fn more_changes_than_fit_a_page_are_all_listed_once(world: &World) {
+async fn more_blocks_and_changes_than_fit_a_page_are_all_listed_once(world: &World) {
     let parent = snap(16).block(6, 6).build(world.store()).await;
     let child = snap(16).child_of(&parent).zeros(5..5 + MANY);
     let child = child.build(world.store()).await;
     let all: Vec<u32> = (5..5 + MANY).collect();
+    assert_eq!(present(world.store(), &child, 0).await, all);
+    assert_eq!(present(world.store(), &child, 9000).await, all[8995..]);
     assert_eq!(changed(world.store(), &parent, &child, 0).await, all);
     let later = changed(world.store(), &parent, &child, 9000).await;
     assert_eq!(later, all[8995..]);

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, fallocate, makedev, mknodat, setxattr};
 
 use crate::images::random_block;
-use crate::world::{World, run};
+use crate::world::{World, run, umount};
 
 /// A file system and how it is made.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ pub(crate) fn image(world: &World, format: Format, fill: &dyn Fn(&Path)) -> Path
     let at = world.empty(&format!("{}.filled", format.name));
     run("mount", ["-o", "loop", path, at.to_str().unwrap()]).ok();
     fill(&at);
-    run("umount", [at.to_str().unwrap()]).ok();
+    umount(&at);
     image
 }
 

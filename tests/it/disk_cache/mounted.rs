@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::common::{block_on, snap};
 use crate::images::{BLOCK, Disk, GIB};
 use crate::kernel::gone;
+use crate::oracle::assert_disk;
 use crate::serving::Server;
 use crate::world::{Mount, Said, World, eventually, finish};
 
@@ -47,12 +48,6 @@ fn mount(world: &World, server: &Server, options: &[&str], id: &str) -> Mount {
     Mount::at(at)
 }
 
-#[track_caller]
-fn assert_same(mount: &Mount, id: &str, image: &Path) {
-    let same = crate::world::run("cmp", [mount.disk(id).as_os_str(), image.as_os_str()]);
-    assert_eq!(same.ok(), "");
-}
-
 fn stats(mount: &Mount) -> Value {
     let text = fs::read_to_string(mount.dir.join(".ebsfs/stats.json")).unwrap();
     serde_json::from_str(&text).unwrap()
@@ -64,7 +59,7 @@ fn a_second_mount_needs_no_server() {
         return;
     };
     let first = mount(&world, &server, &[], &id);
-    assert_same(&first, &id, &image);
+    assert_disk(&first.disk(&id), &image);
     assert_eq!(first.count(&id, "disk_misses"), 120);
     assert_eq!(first.count(&id, "disk_skipped"), 0);
     let disk = &stats(&first)["disk_cache"];
@@ -74,7 +69,7 @@ fn a_second_mount_needs_no_server() {
 
     // With the server it is asked for the description alone.
     let second = mount(&world, &server, &[], &id);
-    assert_same(&second, &id, &image);
+    assert_disk(&second.disk(&id), &image);
     let remote = &stats(&second)["remote"];
     assert_eq!(
         (&remote["requests"], &remote["listings"]),
@@ -105,7 +100,7 @@ fn a_second_mount_needs_no_server() {
         Mount::at(at)
     };
     let third = offline(&[]);
-    assert_same(&third, &id, &image);
+    assert_disk(&third.disk(&id), &image);
     assert_eq!(third.count(&id, "disk_misses"), 0);
     assert_eq!(third.count(&id, "errors"), 0);
     assert!(
@@ -168,14 +163,14 @@ fn a_daemon_killed_while_it_fills_leaves_nothing_wrong() {
         world.unmount(&mount);
     }
     let again = mount(&world, &server, &[], &id);
-    assert_same(&again, &id, &image);
+    assert_disk(&again.disk(&id), &image);
     let hits = again.count(&id, "disk_hits");
     assert!(hits >= 20, "{hits}");
     assert_eq!(hits + again.count(&id, "disk_misses"), 120);
     assert_eq!(again.count(&id, "disk_corrupt"), 0);
     world.unmount(&again);
     let full = mount(&world, &server, &[], &id);
-    assert_same(&full, &id, &image);
+    assert_disk(&full.disk(&id), &image);
     assert_eq!(full.count(&id, "disk_hits"), 120);
 }
 
@@ -190,7 +185,7 @@ fn two_daemons_share_the_directory() {
     ];
     thread::scope(|scope| {
         for mount in &mounts {
-            scope.spawn(|| assert_same(mount, &id, &image));
+            scope.spawn(|| assert_disk(&mount.disk(&id), &image));
         }
     });
     for mount in &mounts {
@@ -198,7 +193,7 @@ fn two_daemons_share_the_directory() {
         world.unmount(mount);
     }
     let after = mount(&world, &server, &[], &id);
-    assert_same(&after, &id, &image);
+    assert_disk(&after.disk(&id), &image);
     assert_eq!(after.count(&id, "disk_hits"), 120);
 }
 
@@ -209,7 +204,7 @@ fn a_directory_of_ones_own_and_none_at_all() {
     };
     let cached = world.path("cache/ebsfs/blocks");
     let off = mount(&world, &server, &["--cache-disk-size", "none"], &id);
-    assert_same(&off, &id, &image);
+    assert_disk(&off.disk(&id), &image);
     assert_eq!(off.count(&id, "disk_misses"), 0);
     assert!(stats(&off)["disk_cache"].is_null());
     world.unmount(&off);
@@ -217,7 +212,7 @@ fn a_directory_of_ones_own_and_none_at_all() {
 
     let options = ["--cache-dir", "own", "--cache-disk-size", "64MiB"];
     let own = mount(&world, &server, &options, &id);
-    assert_same(&own, &id, &image);
+    assert_disk(&own.disk(&id), &image);
     let disk = &stats(&own)["disk_cache"];
     assert_eq!(disk["capacity"], 64 << 20);
     assert!(disk["bytes"].as_u64().unwrap() <= 64 << 20, "{disk}");
@@ -242,7 +237,7 @@ fn a_directory_that_cannot_be_used() {
     // A file where a directory should be stops root, too.
     fs::write(world.path("cache"), "").unwrap();
     let without = mount(&world, &server, &[], &id);
-    assert_same(&without, &id, &image);
+    assert_disk(&without.disk(&id), &image);
     assert!(without.log().contains("no blocks are kept on disk"));
     world.unmount(&without);
     let at = world.empty("at");

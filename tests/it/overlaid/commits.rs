@@ -15,7 +15,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{Overlaid, assert_equal, assert_exports};
 use crate::images::{BLOCK, Disk, GIB, random_block};
 use crate::program::Running;
-use crate::world::{World, run};
+use crate::world::{World, run, umount};
 
 /// A copy of the disk as it is now.
 fn copy(world: &World, disk: &Overlaid, name: &str) -> PathBuf {
@@ -165,7 +165,7 @@ fn a_file_system_in_use_is_committed_as_a_crash_would_leave_it_and_frozen_as_a_c
     });
     assert!(fio.runs(), "it wrote all the time");
     fio.kill();
-    run("umount", [&tree]).ok();
+    umount(&tree);
     for (id, repair) in [(&crashed, true), (&frozen, false)] {
         let out = world.path("child.img");
         world

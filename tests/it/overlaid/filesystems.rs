@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Overlaid, assert_equal, assert_exports};
 use crate::images::{Disk, GIB, Random};
-use crate::world::{World, finish, limited, run};
+use crate::world::{World, finish, limited, run, umount};
 
 /// What differs between the kinds.
 struct Kind {
@@ -78,7 +78,7 @@ fn every_file_is_in_the_child(kind: &Kind) {
     let mounted = |device: &str, options: &str| {
         run("mount", ["-o", options, device, tree.to_str().unwrap()]).ok();
     };
-    let unmounted = || run("umount", [&tree]).ok();
+    let unmounted = || umount(&tree);
 
     let device = disk.attach();
     on_device(kind.mkfs, &device);

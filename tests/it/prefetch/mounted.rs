@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::images::{BLOCK, Disk, GIB, Random, random_block};
 use crate::serving::Server;
-use crate::world::{Mount, World, finish, run};
+use crate::world::{Mount, World, finish, run, umount};
 
 /// An image of 1 GiB: 40 runs of ten blocks.
 fn image(world: &World) -> PathBuf {
@@ -102,7 +102,7 @@ fn a_file_of_a_mounted_file_system_is_read_ahead() {
         let (fetches, used) = (case.count("fetches"), case.count("read_ahead_used"));
         assert!(used > 150, "{used} of {fetches} were read ahead");
         assert!(fetches < 240, "{fetches} fetched");
-        run("umount", [&at]).ok();
+        umount(&at);
         run("losetup", ["-d", &device]).ok();
         world.unmount(&case.mount);
     }
