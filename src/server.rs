@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! listener      connections: how many, how slow, until when
-//! guard         one request: its body, its signature (sigv4), the faults asked for (faults, distort)
+//! guard         one request: its body (body), its signature (sigv4), the faults asked for (faults, distort)
 //! actions, ec2  what is asked for (parameters), and what is answered (answers, wire)
 //! snapshots     the store as it is shown, what can be read already open
 //! tokens        of blocks and pages: sealed, not remembered
@@ -32,6 +32,7 @@ use crate::store::{Clock, Store, system_clock};
 
 mod actions;
 mod answers;
+mod body;
 mod credentials;
 mod distort;
 mod ec2;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Service;
 use super::answers::{Answer, Refusal, json, typed};
+use super::body::Uploaded;
 use super::parameters::{self, Parameters, block_index, snapshot_id};
 use super::wire::{self, StartSnapshot, Started, Tag, reason};
 use crate::block::{BLOCK_SIZE, Block, Digest};
@@ -66,7 +67,7 @@ pub(super) async fn put_snapshot_block(
     State(service): State<Arc<Service>>,
     Path((id, index)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    uploaded: Uploaded,
 ) -> Answer {
     let (id, index) = (snapshot_id(&id)?, block_index("BlockIndex", &index)?);
     parameters::needed_value(&headers, &wire::DATA_LENGTH, &BLOCK_SIZE.to_string())?;
@@ -76,8 +77,7 @@ pub(super) async fn put_snapshot_block(
         let message = format!("{} is missing", wire::CHECKSUM);
         Refusal::invalid(reason::INVALID_PARAMETER_VALUE, message)
     })?;
-    // Nobody else holds these bytes, so they are not copied.
-    let verified = Block::verify_together(Vec::from(body), &digest);
+    let verified = Block::verify_together(uploaded.into_buffer(), &digest);
     let block = verified.await.map_err(|e| match e.kind() {
         ErrorKind::Corrupt => Refusal::invalid(reason::INVALID_BLOCK, format!("{e:#}")),
         _ => e.into(),
