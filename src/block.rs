@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::together::Arriving;
 use crate::error::{Error, ErrorKind, Result};
 
 mod buffer;
@@ -166,7 +167,7 @@ impl Block {
 
     /// The same, hashed together with others that are under way: where there are many, for half the price.
     pub async fn verify_together(bytes: impl Into<Buffer>, expected: &Digest) -> Result<Self> {
-        let sealed = Self::seal_together(bytes).await;
+        let sealed = Self::seal_with_others(bytes.into()).await;
         sealed.map_err(corrupt)?.promised(expected)
     }
 
@@ -179,9 +180,17 @@ impl Block {
         Ok(Self::hashed(bytes, digest))
     }
 
-    /// The same, hashed together with others that are under way: where there are many, for half the price.
-    pub async fn seal_together(bytes: impl Into<Buffer>) -> Result<Self> {
-        let Some(bytes) = data(bytes.into())? else {
+    /// The same of bytes that are still being read, hashed together with others that are: where there are many, for half the
+    /// price.
+    pub async fn seal_together(bytes: impl Future<Output = Result<Buffer>>) -> Result<Self> {
+        let arriving = Arriving::default();
+        let bytes = bytes.await?;
+        drop(arriving);
+        Self::seal_with_others(bytes).await
+    }
+
+    async fn seal_with_others(bytes: Buffer) -> Result<Self> {
+        let Some(bytes) = data(bytes)? else {
             return Ok(Self::Zero);
         };
         let (bytes, digest) = together::digest(bytes).await?;

@@ -133,8 +133,7 @@ impl Changes for Edited {
             layer.apply(index, &mut bytes)?;
             Ok(bytes)
         });
-        let sealed = async { Block::seal_together(merged.await?).await };
-        sealed
+        Block::seal_together(merged)
             .await
             .map_err(|e| e.context(format!("cannot read block {index} of the overlay")))
     }

@@ -179,8 +179,7 @@ impl BlockSource for RawSource {
     }
 
     async fn block(&self, index: BlockIndex) -> Result<Block> {
-        let bytes = self.blocking(move |image| image.read(index)).await?;
-        Block::seal_together(bytes).await
+        Block::seal_together(self.blocking(move |image| image.read(index))).await
     }
 }
 
