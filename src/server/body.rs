@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
@@ -12,9 +13,9 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::request::Parts;
 use http::{Method, StatusCode, header};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
-use super::Service;
 use super::answers::Refusal;
 use crate::block::{BLOCK_SIZE, Buffer};
 
@@ -92,9 +93,10 @@ impl<S: Sync> FromRequestParts<S> for Uploaded {
     }
 }
 
-/// Reads a body; while it is held, and what is returned beside it, others may have to wait.
+/// Reads a body within `time`. A block's takes one of the places in `room`, and has it as long as what is returned beside it is held.
 pub(super) async fn read<'a>(
-    service: &'a Service,
+    room: &'a Semaphore,
+    time: Duration,
     parts: &Parts,
     body: Body,
 ) -> Result<(Content, Option<SemaphorePermit<'a>>), Refusal> {
@@ -107,27 +109,26 @@ pub(super) async fn read<'a>(
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(too_large(limit));
     }
+    let most = match limit {
+        BLOCK_SIZE => limit,
+        _ => announced.unwrap_or(limit),
+    };
     let collected = async {
         // Blocks wait here for room; small bodies do not wait behind them.
-        let room = match announced {
+        let place = match announced {
             Some(length) if length <= SMALL_BODY => None,
-            _ => service.room.acquire().await.ok(),
+            _ => room.acquire().await.ok(),
         };
         let mut stream = body.into_data_stream();
         let mut content = Content::default();
-        let most = match limit {
-            BLOCK_SIZE => limit,
-            _ => announced.unwrap_or(limit),
-        };
         while let Some(piece) = stream.try_next().await.map_err(|_| cut_short())? {
             if !content.push(&piece, most) {
                 return Err(too_large(limit));
             }
         }
-        Ok((content, room))
+        Ok((content, place))
     };
-    let in_time = tokio::time::timeout(service.limits.body_timeout, collected).await;
-    in_time.unwrap_or_else(|_| {
+    timeout(time, collected).await.unwrap_or_else(|_| {
         let message = "the body did not come in time";
         Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -50,14 +50,15 @@ async fn pass(
     next: Next,
 ) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
+    let read = |body| body::read(&service.room, service.limits.body_timeout, &parts, body);
     // Held until the answer is there, as the body is.
     let (body, _room) = match &service.access {
-        Access::Anyone => body::read(service, &parts, body).await?,
+        Access::Anyone => read(body).await?,
         Access::Keys(keys) => {
             let now = (service.clock)();
             let doubted = |doubt: sigv4::Doubt| doubt.refusal(protocol);
             let believed = sigv4::check_head(keys, &parts, protocol, now).map_err(doubted)?;
-            let (body, room) = body::read(service, &parts, body).await?;
+            let (body, room) = read(body).await?;
             believed.check_body(&parts, &body).map_err(doubted)?;
             (body, room)
         }
