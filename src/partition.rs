@@ -16,13 +16,23 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::read_at::{Extent, Lent, ReadAt, WriteAt, check_range};
+use crate::error::Result;
+use crate::read_at::ReadAt;
 
 mod gpt;
 mod mbr;
+mod slice;
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+mod testing;
+
+pub use self::slice::Slice;
 
 /// The kind of a partition table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,266 +165,6 @@ fn within_disk(
     Some(start..end.min(size))
 }
 
-/// A range of a disk as bytes of its own: a partition. It can be written to if the disk can.
-pub struct Slice<D: ?Sized = dyn ReadAt> {
-    range: Range<u64>,
-    disk: Arc<D>,
-}
-
-impl<D: ReadAt + ?Sized> Slice<D> {
-    /// The bytes `range` of `disk`; `Invalid` unless all of them are there.
-    pub fn new(disk: Arc<D>, range: Range<u64>) -> Result<Self> {
-        if range.start > range.end || range.end > disk.size() {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "bytes {} to {} are not all within a disk of {}",
-                    range.start,
-                    range.end,
-                    disk.size()
-                ),
-            ));
-        }
-        Ok(Self { range, disk })
-    }
-
-    /// Where `len` bytes from `offset` begin on the disk, once they are known to be inside.
-    fn on_disk(&self, offset: u64, len: usize) -> Result<u64> {
-        check_range(self.size(), offset, len)?;
-        // Cannot saturate: what is inside the slice is inside the disk.
-        Ok(self.range.start.saturating_add(offset))
-    }
-
-    /// An offset on the disk as one in here: past the end is the end.
-    fn in_here(&self, offset: u64) -> u64 {
-        offset.min(self.range.end).saturating_sub(self.range.start)
-    }
-}
-
-impl<D: ReadAt + ?Sized> ReadAt for Slice<D> {
-    fn size(&self) -> u64 {
-        self.range.end.saturating_sub(self.range.start)
-    }
-
-    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
-        self.disk.try_read_at(self.on_disk(offset, buf.len())?, buf)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.disk.read_at(self.on_disk(offset, buf.len())?, buf)
-    }
-
-    fn lend(&self, offset: u64, len: usize, wait: bool) -> Result<Lent> {
-        self.disk.lend(self.on_disk(offset, len)?, len, wait)
-    }
-
-    fn extent(&self, offset: u64) -> Result<Extent> {
-        Ok(match self.disk.extent(self.on_disk(offset, 1)?)? {
-            Extent::Data { end } => Extent::Data {
-                end: self.in_here(end),
-            },
-            Extent::Hole { end } => Extent::Hole {
-                end: self.in_here(end),
-            },
-        })
-    }
-
-    fn ahead(&self, range: Range<u64>) {
-        let on_disk = |offset: u64| self.range.start.saturating_add(offset.min(self.size()));
-        self.disk.ahead(on_disk(range.start)..on_disk(range.end));
-    }
-
-    fn allocated(&self, range: Range<u64>) -> Option<u64> {
-        let on_disk = |offset: u64| self.range.start.saturating_add(offset.min(self.size()));
-        let range = on_disk(range.start)..on_disk(range.end);
-        if range.is_empty() {
-            return Some(0);
-        }
-        self.disk.allocated(range)
-    }
-}
-
-impl<D: WriteAt + ?Sized> WriteAt for Slice<D> {
-    fn try_write_at(&self, offset: u64, data: &[u8]) -> Result<bool> {
-        self.disk
-            .try_write_at(self.on_disk(offset, data.len())?, data)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.disk.write_at(self.on_disk(offset, data.len())?, data)
-    }
-
-    fn zero(&self, range: Range<u64>) -> Result<()> {
-        // An end before the start is refused below, as one past the end is.
-        let len = range.end.checked_sub(range.start);
-        let len = len.and_then(|len| usize::try_from(len).ok());
-        let start = self.on_disk(range.start, len.unwrap_or(usize::MAX))?;
-        // Cannot saturate either: all of it is inside.
-        let end = self.range.start.saturating_add(range.end);
-        self.disk.zero(start..end)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.disk.sync()
-    }
-}
-
-#[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
-mod testing {
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
-
-    use super::*;
-
-    pub(super) const MIB: u64 = 1 << 20;
-
-    /// A disk in memory. Pages of zeros are holes, and from `fails_from` on it cannot be read.
-    pub(super) struct Disk {
-        pub(super) bytes: Vec<u8>,
-        pub(super) fails_from: u64,
-    }
-
-    impl Disk {
-        const PAGE: u64 = 4096;
-
-        pub(super) fn new(bytes: Vec<u8>) -> Self {
-            Self {
-                bytes,
-                fails_from: u64::MAX,
-            }
-        }
-
-        /// A disk that `sfdisk` made by `script`.
-        pub(super) fn sfdisk(size: u64, script: &str) -> Self {
-            Self::made_by(
-                "sfdisk",
-                &["--quiet", "--no-reread", "--no-tell-kernel"],
-                size,
-                script,
-            )
-        }
-
-        /// A disk with sectors of 4096 bytes that `fdisk` made, which reads keystrokes.
-        pub(super) fn fdisk_4096(size: u64, keys: &str) -> Self {
-            Self::made_by("fdisk", &["--sector-size", "4096"], size, keys)
-        }
-
-        fn made_by(tool: &str, arguments: &[&str], size: u64, input: &str) -> Self {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            file.as_file().set_len(size).unwrap();
-            let mut child = Command::new(tool)
-                .args(arguments)
-                .arg(file.path())
-                .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .spawn()
-                .expect("these tests need sfdisk and fdisk, of util-linux");
-            let mut stdin = child.stdin.take().unwrap();
-            stdin.write_all(input.as_bytes()).unwrap();
-            drop(stdin);
-            assert!(child.wait().unwrap().success(), "{tool} refused: {input}");
-            Self::new(std::fs::read(file.path()).unwrap())
-        }
-
-        pub(super) fn put(mut self, offset: u64, bytes: &[u8]) -> Self {
-            let at = usize::try_from(offset).unwrap();
-            self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-            self
-        }
-
-        pub(super) fn zeroed(self, range: Range<u64>) -> Self {
-            let zeros = vec![0; usize::try_from(range.end - range.start).unwrap()];
-            self.put(range.start, &zeros)
-        }
-
-        pub(super) fn table(&self) -> Table {
-            let table = read_table(self).unwrap();
-            for partition in &table.partitions {
-                let Range { start, end } = partition.range;
-                assert!(start < end && end <= self.size(), "{partition:?}");
-            }
-            assert!(table.partitions.len() <= 1024);
-            assert!(table.partitions.is_sorted_by_key(|p| p.number));
-            table
-        }
-
-        fn range(&self, offset: u64, len: usize) -> Range<usize> {
-            let start = usize::try_from(offset).unwrap();
-            start..start + len
-        }
-    }
-
-    impl ReadAt for Disk {
-        fn size(&self) -> u64 {
-            self.bytes.len() as u64
-        }
-
-        fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
-            self.read_at(offset, buf).map(|()| true)
-        }
-
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-            check_range(self.size(), offset, buf.len())?;
-            if offset + buf.len() as u64 > self.fails_from {
-                return Err(Error::new(ErrorKind::Unavailable, "no answer"));
-            }
-            buf.copy_from_slice(&self.bytes[self.range(offset, buf.len())]);
-            Ok(())
-        }
-
-        fn extent(&self, offset: u64) -> Result<Extent> {
-            check_range(self.size(), offset, 1)?;
-            let start = offset / Self::PAGE * Self::PAGE;
-            let end = (start + Self::PAGE).min(self.size());
-            let page = &self.bytes[start as usize..end as usize];
-            Ok(if page.iter().all(|byte| *byte == 0) {
-                Extent::Hole { end }
-            } else {
-                Extent::Data { end }
-            })
-        }
-
-        fn allocated(&self, range: Range<u64>) -> Option<u64> {
-            assert!(range.start < range.end && range.end <= self.size());
-            let mut data = 0;
-            let mut at = range.start;
-            while at < range.end {
-                let extent = self.extent(at).unwrap();
-                let end = extent.end().min(range.end);
-                if let Extent::Data { .. } = extent {
-                    data += end - at;
-                }
-                at = end;
-            }
-            Some(data)
-        }
-    }
-
-    /// Number, first byte and length of each partition.
-    pub(super) fn places(table: &Table) -> Vec<(u32, u64, u64)> {
-        table
-            .partitions
-            .iter()
-            .map(|p| (p.number, p.range.start, p.range.end - p.range.start))
-            .collect()
-    }
-
-    /// Holds that there is one warning for each of `parts`, in order, that contains it.
-    pub(super) fn assert_warned(table: &Table, parts: &[&str]) {
-        assert_eq!(table.warnings.len(), parts.len(), "{:#?}", table.warnings);
-        for (warning, part) in table.warnings.iter().zip(parts) {
-            assert!(warning.contains(part), "{warning:?} has no {part:?}");
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -429,6 +179,7 @@ mod tests {
 
     use super::testing::{Disk, MIB, assert_warned};
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_disk_without_a_table_has_none_and_no_warning() {
@@ -475,49 +226,6 @@ mod tests {
         assert_eq!(table.partitions, partitions);
         assert_warned(&table, &["no protective MBR"]);
         assert_eq!(bare.zeroed(512..1024).table(), Table::default());
-    }
-
-    fn slice(bytes: usize, range: Range<u64>) -> Result<Slice> {
-        let bytes = (0..bytes)
-            .map(|i| if (i / 4096) % 2 == 0 { 0 } else { i as u8 | 1 })
-            .collect();
-        Slice::new(Arc::new(Disk::new(bytes)), range)
-    }
-
-    #[test]
-    #[allow(clippy::reversed_empty_ranges)]
-    fn a_slice_cannot_reach_outside_its_range() {
-        for bad in [0..65537, 65537..65537, 9..8, 0..u64::MAX] {
-            let kind = slice(65536, bad).err().map(|e| e.kind());
-            assert_eq!(kind, Some(ErrorKind::Invalid));
-        }
-        let slice = slice(65536, 4000..9000).unwrap();
-        assert_eq!(slice.size(), 5000);
-        let mut buf = [0; 100];
-        slice.read_at(4900, &mut buf).unwrap();
-        assert!(slice.try_read_at(0, &mut buf).unwrap());
-        assert_eq!(&buf[94..], &[0, 0, 1, 1, 3, 3]);
-        for offset in [4901, 5000, 5001, u64::MAX] {
-            let kind = |result: Result<()>| result.unwrap_err().kind();
-            assert_eq!(kind(slice.read_at(offset, &mut buf)), ErrorKind::Invalid);
-            let tried = slice.try_read_at(offset, &mut buf).map(|_| ());
-            assert_eq!(kind(tried), ErrorKind::Invalid);
-        }
-        slice.read_at(5000, &mut []).unwrap();
-    }
-
-    #[test]
-    fn a_slice_sees_the_disks_extents_cut_to_itself() {
-        // Holes and data by turns, 4096 bytes each, from 0.
-        let slice = slice(65536, 4000..9000).unwrap();
-        assert_eq!(slice.extent(0).unwrap(), Extent::Hole { end: 96 });
-        assert_eq!(slice.extent(96).unwrap(), Extent::Data { end: 4192 });
-        assert_eq!(slice.extent(4192).unwrap(), Extent::Hole { end: 5000 });
-        assert!(slice.extent(5000).is_err());
-        assert_eq!(slice.allocated(0..5000), Some(4096));
-        assert_eq!(slice.allocated(100..200), Some(100));
-        assert_eq!(slice.allocated(4000..u64::MAX), Some(192));
-        assert_eq!(slice.allocated(5000..6000), Some(0));
     }
 
     const SECTORS: usize = 64 * 512;

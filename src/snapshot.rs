@@ -4,171 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::block::{BLOCKS_PER_GIB, BlockIndex, Digest, bytes_of};
+use crate::block::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A snapshot's id: `snap-` and lower-case hexadecimal digits, 64 characters at most.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SnapshotId(String);
+mod id;
+mod size;
 
-impl SnapshotId {
-    const MAX_LEN: usize = 64;
-
-    /// An id that no snapshot has yet: 17 random digits, as the service makes them.
-    pub fn random() -> Result<Self> {
-        let hex = random_hex::<9>()?;
-        Ok(Self(format!("snap-{}", hex.get(..17).unwrap_or(&hex))))
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// `N` random bytes from the kernel, in hexadecimal.
-pub fn random_hex<const N: usize>() -> Result<String> {
-    let mut bytes = [0; N];
-    // Requests of up to 256 bytes are never cut short.
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(hex::encode(bytes))
-}
-
-impl FromStr for SnapshotId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let hex = text.strip_prefix("snap-").unwrap_or_default();
-        if hex.is_empty()
-            || text.len() > Self::MAX_LEN
-            || !hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-        {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "{text:?} is not a snapshot id: it must be snap- and lower-case hexadecimal digits, at most 64 characters"
-                ),
-            ));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for SnapshotId {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<SnapshotId> for String {
-    fn from(id: SnapshotId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for SnapshotId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// A volume's size: 1 to 65536 whole GiB.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub struct VolumeSize(u32);
-
-impl VolumeSize {
-    const MAX_GIB: u32 = 65536;
-
-    /// `gib` GiB; `Invalid` unless the service has volumes of that size.
-    pub fn from_gib(gib: u32) -> Result<Self> {
-        match gib {
-            1..=Self::MAX_GIB => Ok(Self(gib)),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("a volume has 1 to {} GiB, not {gib}", Self::MAX_GIB),
-            )),
-        }
-    }
-
-    /// The smallest volume that holds `bytes` bytes; `Invalid` for none at all and for more than 64 TiB.
-    pub fn holding(bytes: u64) -> Result<Self> {
-        let gib = bytes.div_ceil(Self(1).bytes());
-        if gib == 0 {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "it is empty: there is no disk in it",
-            ));
-        }
-        u32::try_from(gib)
-            .ok()
-            .and_then(|gib| Self::from_gib(gib).ok())
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Invalid,
-                    format!("{bytes} bytes are more than the largest volume, 64 TiB"),
-                )
-            })
-    }
-
-    /// In GiB.
-    pub const fn gib(self) -> u32 {
-        self.0
-    }
-
-    /// In blocks.
-    pub const fn blocks(self) -> u32 {
-        self.0 * BLOCKS_PER_GIB
-    }
-
-    /// In bytes.
-    pub fn bytes(self) -> u64 {
-        bytes_of(u64::from(self.blocks()))
-    }
-
-    /// `Invalid` unless the volume has a block `index`.
-    pub fn check(self, index: BlockIndex) -> Result<()> {
-        if index.get() < self.blocks() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Invalid,
-            format!(
-                "block {index} is outside the volume, which has {} blocks",
-                self.blocks()
-            ),
-        ))
-    }
-}
-
-impl TryFrom<u32> for VolumeSize {
-    type Error = Error;
-
-    fn try_from(gib: u32) -> Result<Self> {
-        Self::from_gib(gib)
-    }
-}
-
-impl From<VolumeSize> for u32 {
-    fn from(size: VolumeSize) -> Self {
-        size.0
-    }
-}
-
-impl fmt::Display for VolumeSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} GiB", self.0)
-    }
-}
+pub use self::id::{SnapshotId, random_hex};
+pub use self::size::VolumeSize;
 
 /// Where a snapshot is in its life.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -354,182 +202,64 @@ pub struct Seal {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ids_follow_the_services_pattern() {
-        let longest = format!("snap-{}", "a".repeat(59));
-        for good in ["snap-0", "snap-0123456789abcdef0", &longest] {
-            assert_eq!(good.parse::<SnapshotId>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            "snap-",
-            "snap-0A",
-            "snap-g",
-            "vol-0",
-            "snap-0/..",
-            "Snap-0",
-            " snap-0",
-            &format!("{longest}a"),
-        ] {
-            assert_eq!(
-                bad.parse::<SnapshotId>().unwrap_err().kind(),
-                ErrorKind::Invalid,
-                "{bad}"
-            );
-        }
-        let random = SnapshotId::random().unwrap();
-        assert_eq!(random.as_str().len(), "snap-".len() + 17);
-        assert_eq!(random.as_str().parse::<SnapshotId>().unwrap(), random);
+    type Change = fn(&mut NewSnapshot);
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn tags(count: usize) -> Tags {
+        let tag = |i: usize| (i.to_string(), String::new());
+        (0..count).map(tag).collect()
     }
 
-    #[test]
-    fn a_volume_is_whole_gib() {
-        const GIB: u64 = 1 << 30;
-        assert_eq!(VolumeSize::holding(1).unwrap().gib(), 1);
-        assert_eq!(VolumeSize::holding(GIB).unwrap().gib(), 1);
-        assert_eq!(VolumeSize::holding(GIB + 1).unwrap().gib(), 2);
-        assert_eq!(VolumeSize::holding(65536 * GIB).unwrap().blocks(), 1 << 27);
-        assert!(VolumeSize::holding(65536 * GIB + 1).is_err());
-        assert!(VolumeSize::holding(0).is_err());
-        assert!(VolumeSize::from_gib(0).is_err());
-        let one = VolumeSize::from_gib(1).unwrap();
-        assert!(one.check(BlockIndex::new(2047)).is_ok());
-        assert!(one.check(BlockIndex::new(2048)).is_err());
+    fn tag(key: usize, value: usize) -> Tags {
+        Tags::from([("k".repeat(key), "v".repeat(value))])
+    }
+
+    fn key(arn: &str) -> Option<Encryption> {
+        let kms_key_arn = Some(arn.to_owned());
+        Some(Encryption { kms_key_arn })
+    }
+
+    fn changed(change: Change) -> NewSnapshot {
+        let mut new = NewSnapshot::new(VolumeSize::from_gib(1).unwrap()).unwrap();
+        change(&mut new);
+        new
     }
 
     #[test]
     fn a_start_request_keeps_the_services_limits() {
-        let good = || NewSnapshot::new(VolumeSize::from_gib(1).unwrap()).unwrap();
-        assert!(good().check().is_ok());
-        let minutes = |n: u64| Duration::from_secs(60 * n);
-        let tags = |n: usize| {
-            (0..n)
-                .map(|i| (i.to_string(), String::new()))
-                .collect::<Tags>()
-        };
-        let with_key = |arn: &str| NewSnapshot {
-            encryption: Some(Encryption {
-                kms_key_arn: Some(arn.to_owned()),
-            }),
-            ..good()
-        };
-        let tag = |k: usize, v: usize| Tags::from([("k".repeat(k), "v".repeat(v))]);
-        for (ok, new) in [
-            (
-                true,
-                NewSnapshot {
-                    timeout: minutes(10),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    timeout: minutes(9),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    timeout: minutes(61),
-                    ..good()
-                },
-            ),
-            (
-                true,
-                NewSnapshot {
-                    tags: tags(50),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    tags: tags(51),
-                    ..good()
-                },
-            ),
-            (
-                true,
-                NewSnapshot {
-                    tags: tag(127, 255),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    tags: tag(0, 1),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    tags: tag(128, 1),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    tags: tag(1, 256),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    description: "d".repeat(256),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    client_token: String::new(),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    client_token: "t".repeat(65),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    client_token: "a b".into(),
-                    ..good()
-                },
-            ),
-            (
-                true,
-                NewSnapshot {
-                    encryption: Some(Encryption::default()),
-                    ..good()
-                },
-            ),
-            (
-                false,
-                NewSnapshot {
-                    encryption: Some(Encryption::default()),
-                    parent: Some("snap-0".parse().unwrap()),
-                    ..good()
-                },
-            ),
-            (
-                true,
-                with_key("arn:aws-us-gov:kms:us-gov-east-1:012345678901:key/a-b"),
-            ),
-            (false, with_key("arn:aws:kms:us-east-1:01234567890:key/a-b")),
-            (false, with_key("arn:aws:s3:us-east-1:012345678901:key/a-b")),
-            (false, with_key("alias/mine")),
-        ] {
-            assert_eq!(new.check().is_ok(), ok, "{new:?}");
+        let within: [Change; 6] = [
+            |_| {},
+            |new| new.timeout = 10 * MINUTE,
+            |new| new.tags = tags(50),
+            |new| new.tags = tag(127, 255),
+            |new| new.encryption = Some(Encryption::default()),
+            |new| new.encryption = key("arn:aws-us-gov:kms:us-gov-east-1:012345678901:key/a-b"),
+        ];
+        for new in within.map(changed) {
+            assert!(new.check().is_ok(), "{new:?}");
+        }
+        let beyond: [Change; 14] = [
+            |new| new.timeout = 9 * MINUTE,
+            |new| new.timeout = 61 * MINUTE,
+            |new| new.tags = tags(51),
+            |new| new.tags = tag(0, 1),
+            |new| new.tags = tag(128, 1),
+            |new| new.tags = tag(1, 256),
+            |new| new.description = "d".repeat(256),
+            |new| new.client_token = String::new(),
+            |new| new.client_token = "t".repeat(65),
+            |new| new.client_token = "a b".into(),
+            |new| {
+                new.encryption = Some(Encryption::default());
+                new.parent = Some("snap-0".parse().unwrap());
+            },
+            |new| new.encryption = key("arn:aws:kms:us-east-1:01234567890:key/a-b"),
+            |new| new.encryption = key("arn:aws:s3:us-east-1:012345678901:key/a-b"),
+            |new| new.encryption = key("alias/mine"),
+        ];
+        for new in beyond.map(changed) {
+            assert!(new.check().is_err(), "{new:?}");
         }
     }
 }
