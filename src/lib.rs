@@ -54,6 +54,7 @@ pub mod error;
 pub mod filesystem;
 pub mod fuse;
 pub mod image;
+pub mod lock;
 pub mod overlay;
 pub mod partition;
 pub mod prefetch;

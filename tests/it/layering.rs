@@ -15,6 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("read_at", &["error"]),
     ("blocking", &["error"]),
     ("durable", &["error"]),
+    ("lock", &["error"]),
     ("record", &["error", "block", "durable"]),
     ("snapshot", &["error", "block"]),
     ("partition", &["error", "read_at"]),
@@ -29,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "overlay",
-        &["error", "block", "read_at", "durable", "snapshot"],
+        &["error", "block", "read_at", "durable", "lock", "snapshot"],
     ),
     ("fuse", &["error", "stats", "block", "read_at"]),
     (
@@ -92,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stats",
             "block",
             "durable",
+            "lock",
             "snapshot",
             "partition",
             "recover",

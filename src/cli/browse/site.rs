@@ -10,12 +10,11 @@
 //! ```
 //! The record names what is looked for. What is there, the kernel's tables tell.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::ErrorKind as IoKind;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::debug;
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,7 @@ use crate::block::Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountpoint::mounted_at;
+use crate::lock;
 use crate::snapshot::SnapshotId;
 
 /// The form of the record that this program writes and reads.
@@ -92,7 +92,6 @@ pub(in crate::cli) struct Site {
 
 /// How long to wait for who sets up or takes down; also a tool that outlived who started it.
 const PATIENCE: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(20);
 
 const RECORD: &str = "record.json";
 const LOCK: &str = "lock";
@@ -248,39 +247,18 @@ impl Site {
 
     /// Whether somebody sets up or takes down at the moment.
     pub(in crate::cli) fn is_locked(&self) -> bool {
-        let file = File::open(self.dir.join(LOCK));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        lock::is_taken(&self.dir.join(LOCK)).unwrap_or(false)
     }
 
     /// Keeps others from setting up and taking down. Waits for a while for who does, then tells who: `Conflict`.
     pub(super) fn lock(&self) -> Result<Lock> {
         let path = self.dir.join(LOCK);
-        let cannot = |e| Error::io(e, "lock", &path);
-        let begin = Instant::now();
-        loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(cannot)?;
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Lock(file)),
-                // Whoever had it has removed it.
-                Ok(()) => {}
-                Err(TryLockError::Error(e)) => return Err(cannot(e)),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < PATIENCE => {
-                    drop(file);
-                    thread::sleep(RETRY);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    let who = holders::of_file(&path).join(", ");
-                    let what = format!("it is being set up or taken down by {who}: try again");
-                    return Err(Error::new(ErrorKind::Conflict, what));
-                }
-            }
-        }
+        let file = lock::take(&path, PATIENCE)?.ok_or_else(|| {
+            let who = holders::of_file(&path).join(", ");
+            let what = format!("it is being set up or taken down by {who}: try again");
+            Error::new(ErrorKind::Conflict, what)
+        })?;
+        Ok(Lock(file))
     }
 }
 
@@ -290,12 +268,6 @@ pub(in crate::cli) fn mount_below(directory: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     Ok(site.read()?.map(|_| site.mount()))
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let ids = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    let held = file.metadata().map(ids).ok();
-    held.is_some() && held == fs::metadata(path).map(ids).ok()
 }
 
 /// Held until dropped, and by the tools that were given it.

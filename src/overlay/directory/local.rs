@@ -1,19 +1,15 @@
 //! The real directory of an overlay, and who has it.
 //!
 //! It is made with mode 0700, its files with 0600. The file `lock` is locked as long as the value lives, and holds
-//! the number of the process that did and what that said it is doing: `4711 mounted on /mnt/x`. The lock is one of an
-//! open file description (`flock`): it ends with the process however that ends, a second opener in the same process is
-//! refused, too, and closing another descriptor of the file does not release it, as it would a lock of `fcntl`.
+//! the number of the process that did and what that said it is doing: `4711 mounted on /mnt/x`.
 
-use std::fs;
-use std::fs::{OpenOptions, TryLockError};
-use std::io::{self, ErrorKind as IoKind};
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind as IoKind;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -22,12 +18,11 @@ use super::super::names::HEADER;
 use super::{Directory, File};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock;
 use crate::read_at::read_padded;
 
 /// How long to wait for who has the overlay: a daemon that was unmounted may still be making things durable.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(20);
 
 const LOCK: &str = "lock";
 
@@ -89,7 +84,8 @@ impl LocalDirectory {
             durable::sync_dir(durable::parent(made))?;
         }
         check_content(path)?;
-        let lock = take_lock(path, patience)?;
+        let lock = lock::take(&path.join(LOCK), patience)?;
+        let lock = lock.ok_or_else(|| told(path).in_use(path))?;
         let directory = Self {
             path: path.to_owned(),
             lock,
@@ -115,17 +111,8 @@ impl LocalDirectory {
 
     /// Who has the directory at `path` at the moment; none also if there is no such directory.
     pub fn holder(path: &Path) -> Result<Option<Holder>> {
-        let lock = path.join(LOCK);
-        let file = match fs::File::open(&lock) {
-            Ok(file) => file,
-            Err(e) if e.kind() == IoKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(e, "open", &lock)),
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Ok(Some(told(path))),
-            Err(TryLockError::Error(e)) => Err(Error::io(e, "lock", &lock)),
-        }
+        let taken = lock::is_taken(&path.join(LOCK))?;
+        Ok(taken.then(|| told(path)))
     }
 
     /// Removes the files of the overlay, and no others: there are none. After the first it is no overlay any more.
@@ -164,41 +151,6 @@ impl LocalDirectory {
 /// What the holder of the lock wrote.
 fn told(path: &Path) -> Holder {
     Holder::parse(&fs::read_to_string(path.join(LOCK)).unwrap_or_default())
-}
-
-fn take_lock(path: &Path, patience: Duration) -> Result<fs::File> {
-    let lock = path.join(LOCK);
-    let cannot = |e| Error::io(e, "lock", &lock);
-    let begin = Instant::now();
-    loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock)
-            .map_err(cannot)?;
-        match file.try_lock() {
-            // Whoever had it may have removed the overlay, and this lock with it.
-            Ok(()) if is_at(&file, &lock).map_err(cannot)? => return Ok(file),
-            Ok(()) => {}
-            Err(TryLockError::Error(e)) => return Err(cannot(e)),
-            Err(TryLockError::WouldBlock) if begin.elapsed() >= patience => {
-                return Err(told(path).in_use(path));
-            }
-            Err(TryLockError::WouldBlock) => thread::sleep(RETRY),
-        }
-    }
-}
-
-/// Whether `path` is a name of `file`.
-fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
-    let (held, named) = (file.metadata()?, fs::metadata(path));
-    match named {
-        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
-        Err(e) if e.kind() == IoKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 /// `Invalid` if there is anything at `path` that no overlay puts there.
