@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 mod browse;
 mod cat;
 mod commit;
+mod counted;
 mod cp;
 mod daemon;
 mod delete;

@@ -3,6 +3,7 @@
 use clap::Args;
 use indicatif::HumanBytes;
 
+use super::counted::counted;
 use super::{Common, Outcome, print, print_json, stack};
 use crate::store::directory::Garbage;
 
@@ -39,7 +40,10 @@ fn sentence(garbage: &Garbage, dry_run: bool) -> String {
         bytes,
     } = garbage;
     let mut text = format!(
-        "{verb} {blocks} blocks, {trees} tree objects and {temporary_files} temporary files, {} in all\n",
+        "{verb} {}, {} and {}, {} in all\n",
+        counted(*blocks, "block"),
+        counted(*trees, "tree object"),
+        counted(*temporary_files, "temporary file"),
         HumanBytes(*bytes)
     );
     for id in snapshots {

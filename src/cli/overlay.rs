@@ -9,6 +9,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::commit::{Unmounted, held};
+use super::counted::counted;
 use super::delete::confirmed;
 use super::{Common, Outcome, print, print_json, stack, tell};
 use crate::block::PAGE_SIZE;
@@ -165,11 +166,11 @@ fn as_text(path: &Path, summary: &Summary, holder: Option<&Holder>) -> String {
 fn amount(amount: &Amount) -> String {
     let page = u64::try_from(PAGE_SIZE).unwrap_or(0);
     format!(
-        "{} pages ({}), {} of zeros; {} blocks",
-        amount.written,
+        "{} ({}), {} of zeros; {}",
+        counted(amount.written, "page"),
         HumanBytes(amount.written * page),
         amount.zero,
-        amount.blocks
+        counted(amount.blocks, "block")
     )
 }
 

@@ -12,6 +12,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::counted::counted;
 use super::mounted::Mounted;
 use super::progress::Progress;
 use super::{Outcome, Stop, agreed, parse_bytes, prices, print, print_json, stack, tell};
@@ -201,8 +202,8 @@ impl Warm {
             return print_json(&with_cost(json!(done), cost));
         }
         tell(&format!(
-            "fetched {} blocks, {}, in {:.1} s; {}",
-            done.fetches,
+            "fetched {}, {}, in {:.1} s; {}",
+            counted(done.fetches, "block"),
             HumanBytes(done.bytes),
             done.seconds,
             prices::shown(cost)
@@ -246,11 +247,11 @@ fn cost(mounted: &Mounted, fetches: u64) -> f64 {
 
 fn described(estimate: &Estimate, cost: f64) -> String {
     format!(
-        "{}: {} blocks hold data, {} of them are at hand; {} requests fetch {}, {}",
+        "{}: {} of data, {} of them at hand; {} to fetch {}, {}",
         estimate.snapshot,
-        estimate.blocks,
+        counted(estimate.blocks, "block"),
         estimate.kept,
-        estimate.fetches,
+        counted(estimate.fetches, "request"),
         HumanBytes(estimate.bytes),
         prices::shown(cost)
     )

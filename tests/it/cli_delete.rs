@@ -82,7 +82,7 @@ fn gc_tells_what_it_would_remove_and_removes_just_that() {
     assert!(would["bytes"].as_u64().unwrap() > BLOCK, "{would}");
     let text = sandbox.run(&["gc", "--dry-run"]).succeeds_silently();
     assert!(
-        text.starts_with("would remove 1 blocks, 2 tree objects"),
+        text.starts_with("would remove 1 block, 2 tree objects"),
         "{text}"
     );
     assert_eq!(files_below(&sandbox.store()), before);

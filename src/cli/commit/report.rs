@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::super::counted::counted;
 use super::super::progress::Progress;
 use super::super::{Outcome, prices, print, print_json, tell};
 use super::freeze::Frozen;
@@ -111,10 +112,10 @@ impl Report {
             return print_json(&value);
         }
         tell(&format!(
-            "put {} in {:.1} s; {} requests, {}",
+            "put {} in {:.1} s; {}, {}",
             blocks(accepted.blocks, accepted.bytes),
             accepted.seconds,
-            accepted.requests.total(),
+            counted(accepted.requests.total(), "request"),
             prices::shown(cost)
         ));
         state.printed.take().unwrap_or(Ok(()))
@@ -137,24 +138,21 @@ impl Report {
         print(&format!(
             "{what} {base}, {size}\n\
              at most {blocks}: {whole} written in whole, {part} in part, {zero} of zeros\n\
-             at most {puts} puts, {gets} gets, {listings} listings; {cost}\n",
+             at most {puts}, {gets}, {listings}; {cost}\n",
             base = plan.base,
             size = plan.volume_size,
             blocks = blocks(total, plan.bytes),
             whole = plan.whole,
             part = plan.part,
             zero = plan.zero,
-            puts = requests.puts,
-            gets = requests.gets,
-            listings = requests.listings,
+            puts = counted(requests.puts, "put"),
+            gets = counted(requests.gets, "get"),
+            listings = counted(requests.listings, "listing"),
             cost = prices::shown(cost),
         ))
     }
 }
 
 fn blocks(count: u64, bytes: u64) -> String {
-    match count {
-        1 => format!("1 block, {}", HumanBytes(bytes)),
-        _ => format!("{count} blocks, {}", HumanBytes(bytes)),
-    }
+    format!("{}, {}", counted(count, "block"), HumanBytes(bytes))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 
+use super::super::counted::{counted, counted_as};
 use super::super::list::printable;
 use super::super::progress::Counted;
 use super::super::tell;
@@ -81,13 +82,9 @@ fn of(counter: &AtomicU64) -> u64 {
 }
 
 fn sum(tally: &Tally, taken: Duration) -> String {
-    let counted = |count: u64, one: &str, more: &str| match count {
-        1 => format!("1 {one}"),
-        count => format!("{count} {more}"),
-    };
     let mut text = format!(
         "copied {}, {}",
-        counted(of(&tally.files), "file", "files"),
+        counted(of(&tally.files), "file"),
         HumanBytes(of(&tally.bytes))
     );
     let more = [
@@ -98,7 +95,7 @@ fn sum(tally: &Tally, taken: Duration) -> String {
     ];
     for (count, one, many) in more {
         if count > 0 {
-            text.push_str(&format!(", {}", counted(count, one, many)));
+            text.push_str(&format!(", {}", counted_as(count, one, many)));
         }
     }
     text.push_str(&format!(" in {:.1} s", taken.as_secs_f64()));
@@ -107,7 +104,7 @@ fn sum(tally: &Tally, taken: Duration) -> String {
         text.push_str(&format!("; {skipped} were there already"));
     }
     if left_out > 0 {
-        let what = counted(
+        let what = counted_as(
             left_out,
             "device, pipe or socket",
             "devices, pipes and sockets",
@@ -116,7 +113,7 @@ fn sum(tally: &Tally, taken: Duration) -> String {
     }
     match of(&tally.errors) {
         0 => {}
-        errors => text.push_str(&format!("; {}", counted(errors, "error", "errors"))),
+        errors => text.push_str(&format!("; {}", counted(errors, "error"))),
     }
     text
 }
