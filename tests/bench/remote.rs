@@ -4,17 +4,15 @@
 //! is the server's: `--fault latency=50ms`. Client and server share the machine's cores.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
+use crate::bare::{self, BLOCK, Connection, block_paths};
 use crate::measure::{cpu_time, in_turn, time, warm_memory};
 use crate::server::Server;
-use crate::setup::{MIB, Scratch, write_image};
+use crate::setup::{Scratch, write_image};
 use crate::table::Row;
 
 /// All rows of this part.
@@ -27,17 +25,17 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
     let (_, id) = time(scratch.ebsfs(&store).arg("import").arg(&image));
     let mut rows = vec![];
     for latency in ["0ms", "50ms"] {
-        let server = Server::start(
-            &scratch,
-            &store,
-            &["--fault", &format!("latency={latency}")],
-        );
+        let fault = format!("latency={latency}");
+        let server = Server::start(&scratch, &store, &["--fault", &fault]);
+        let open = Server::start(&scratch, &store, &["--fault", &fault, "--no-auth"]);
+        open.warm(&scratch, id.trim());
         let case = Case {
             plan,
             scratch: &scratch,
             image: &image,
             id: id.trim(),
             server: &server,
+            open: &open,
         };
         if latency == "0ms" {
             rows.push(case.client_cpu());
@@ -46,8 +44,8 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             "0ms" => (1.6, 1.3),
             _ => (3.5, 2.0),
         };
-        rows.push(case.export(latency, export));
-        rows.push(case.import(latency, import));
+        rows.extend(case.export(latency, export));
+        rows.extend(case.import(latency, import));
     }
     rows.push(cached_blocks(plan, &scratch, &store, id.trim()));
     rows
@@ -59,33 +57,49 @@ struct Case<'a> {
     image: &'a Path,
     id: &'a str,
     server: &'a Server,
+    /// The same for who does not sign.
+    open: &'a Server,
 }
+
+/// Of the least client: more gain it nothing, without latency and with.
+const CONNECTIONS: usize = 128;
 
 impl Case<'_> {
     /// A run that writes to a file which is not there before, and not after.
-    fn to_file(&self, command: &mut Command) -> Duration {
+    fn to_file(&self, run: impl Fn(&Path) -> Duration) -> Duration {
         let target = self.scratch.path("out.img");
         warm_memory(self.plan.remote_mib + 512);
-        let taken = time(command.arg(&target)).0;
+        let taken = run(&target);
         fs::remove_file(target).unwrap();
         taken
     }
 
-    fn export(&self, latency: &str, bar: f64) -> Row {
-        let ours = |_| self.to_file(self.server.ebsfs(self.scratch).args(["export", self.id]));
-        let peer = |_| {
-            self.to_file(self.server.coldsnap(self.scratch).args([
-                "download",
-                "--no-progress",
-                self.id,
-            ]))
+    fn export(&self, latency: &str, bar: f64) -> [Row; 2] {
+        let ours = |_| {
+            self.to_file(|target| {
+                let mut export = self.server.ebsfs(self.scratch);
+                time(export.args(["export", self.id]).arg(target)).0
+            })
         };
-        let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
-        let name = format!("export beside coldsnap, {latency}");
-        Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
+        let peer = |_| {
+            self.to_file(|target| {
+                let mut download = self.server.coldsnap(self.scratch);
+                let download = download.args(["download", "--no-progress", self.id]);
+                time(download.arg(target)).0
+            })
+        };
+        let bare = |_| {
+            self.to_file(|target| {
+                let begin = Instant::now();
+                bare::download(self.open, self.id, CONNECTIONS, target);
+                begin.elapsed()
+            })
+        };
+        let times = in_turn(self.plan.remote_rounds, [&ours, &peer, &bare]);
+        self.rows("export", latency, times, bar)
     }
 
-    fn import(&self, latency: &str, bar: f64) -> Row {
+    fn import(&self, latency: &str, bar: f64) -> [Row; 2] {
         let ours = |_| {
             time(
                 self.server
@@ -95,19 +109,30 @@ impl Case<'_> {
             )
             .0
         };
-        let upload = ["upload", "--no-progress", "--omit-zero-blocks"];
         let peer = |_| {
-            time(
-                self.server
-                    .coldsnap(self.scratch)
-                    .args(upload)
-                    .arg(self.image),
-            )
-            .0
+            let mut upload = self.server.coldsnap(self.scratch);
+            let upload = upload.args(["upload", "--no-progress", "--omit-zero-blocks"]);
+            time(upload.arg(self.image)).0
         };
-        let [ours, peer] = in_turn(self.plan.remote_rounds, [&ours, &peer]);
-        let name = format!("import beside coldsnap, {latency}");
-        Row::rates(&name, self.plan.remote_mib, &ours, &peer, bar)
+        let bare = |_| {
+            let begin = Instant::now();
+            bare::upload(self.open, self.image, CONNECTIONS);
+            begin.elapsed()
+        };
+        let times = in_turn(self.plan.remote_rounds, [&ours, &peer, &bare]);
+        self.rows("import", latency, times, bar)
+    }
+
+    /// Ours and the least client's, both beside coldsnap's.
+    fn rows(&self, what: &str, latency: &str, times: [Vec<Duration>; 3], bar: f64) -> [Row; 2] {
+        let [ours, peer, bare] = times;
+        let mib = self.plan.remote_mib;
+        let name = format!("{what} beside coldsnap, {latency}");
+        let least = "the same by the least client there can be";
+        [
+            Row::rates(&name, mib, &ours, &peer, bar),
+            Row::rates(least, mib, &bare, &peer, 0.0).reported(),
+        ]
     }
 
     /// Milliseconds of processor time for each GiB that is fetched, checked and thrown away.
@@ -139,8 +164,10 @@ fn cached_blocks(plan: &Plan, scratch: &Scratch, store: &Path, id: &str) -> Row 
                 let (paths, server) = (&paths, &server);
                 scope.spawn(move || {
                     let mine = paths.iter().skip(part).step_by(4);
-                    let mut connection = Connection::open(server);
-                    mine.for_each(|path| connection.get(path, &mut |_| ()));
+                    let (mut connection, mut block) = (Connection::open(server), vec![0; BLOCK]);
+                    mine.for_each(|path| {
+                        connection.get(path, &mut block);
+                    });
                 });
             }
         });
@@ -152,69 +179,4 @@ fn cached_blocks(plan: &Plan, scratch: &Scratch, store: &Path, id: &str) -> Row 
         .collect();
     let name = "cached blocks to four connections, MiB/s";
     Row::wanted(name, &rates, 2048.0, false)
-}
-
-/// The paths of all blocks of a snapshot, with their tokens.
-fn block_paths(server: &Server, id: &str) -> Vec<String> {
-    let mut connection = Connection::open(server);
-    let mut body = vec![];
-    let list = format!("/snapshots/{id}/blocks?maxResults=10000");
-    connection.get(&list, &mut |bytes| body.extend_from_slice(bytes));
-    let listing: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    let path = |block: &serde_json::Value| {
-        let token = block["BlockToken"].as_str().unwrap();
-        let token = token
-            .replace('+', "%2B")
-            .replace('/', "%2F")
-            .replace('=', "%3D");
-        format!(
-            "/snapshots/{id}/blocks/{}?blockToken={token}",
-            block["BlockIndex"]
-        )
-    };
-    listing["Blocks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(path)
-        .collect()
-}
-
-/// The least that an HTTP client can be.
-struct Connection {
-    stream: BufReader<TcpStream>,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    fn open(server: &Server) -> Self {
-        let stream = TcpStream::connect(&server.address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self {
-            stream: BufReader::with_capacity(64 << 10, stream),
-            buffer: vec![0; MIB as usize],
-        }
-    }
-
-    fn get(&mut self, path: &str, sink: &mut dyn FnMut(&[u8])) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let (mut line, mut left) = (String::new(), 0);
-        self.stream.read_line(&mut line).unwrap();
-        assert!(line.starts_with("HTTP/1.1 200"), "{path}: {line}");
-        while line != "\r\n" {
-            line.clear();
-            self.stream.read_line(&mut line).unwrap();
-            if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                left = length.trim().parse().unwrap();
-            }
-        }
-        while left > 0 {
-            let want = left.min(self.buffer.len());
-            let read = self.stream.read(&mut self.buffer[..want]).unwrap();
-            assert_ne!(read, 0, "{path}: cut short");
-            sink(&self.buffer[..read]);
-            left -= read;
-        }
-    }
 }

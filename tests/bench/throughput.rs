@@ -23,6 +23,7 @@ use std::time::Duration;
 use machine::Machine;
 use table::Row;
 
+mod bare;
 mod devices;
 mod floor;
 mod http;
