@@ -71,6 +71,12 @@ def populate(top, small):
                 os.link(f"names-{count}/00000", name)
             else:
                 write(name, str(i).encode() if i % 2 else b"")
+    # One that was larger: blocks of its middle are gone, and so are its last ones.
+    os.mkdir("names-left")
+    for i in range(900):
+        write(f"names-left/{'y' * (i % 40)}{i:05}", b"")
+    for i in [*range(200, 500), *range(700, 900)]:
+        os.unlink(f"names-left/{'y' * (i % 40)}{i:05}")
     # Holes: at the start, in the middle, at the end, over whole indirect blocks, past 4 GiB.
     os.mkdir("holes")
     for name, islands, size in [

@@ -27,6 +27,18 @@ pub(super) fn crc32c_from(seed: u32, pieces: &[&[u8]]) -> u32 {
     !digest.finalize()
 }
 
+/// Whether the CRC32C that XFS keeps at byte `at` of `bytes` is that of all of them, with zeros in its own place.
+pub(super) fn has_checksum(bytes: &[u8], at: usize) -> Result<bool> {
+    let stored: [u8; 4] = be32(bytes, at)?.to_be_bytes();
+    let after = at.saturating_add(4);
+    let pieces = [
+        part(bytes, 0..at)?,
+        &[0; 4],
+        part(bytes, after..bytes.len())?,
+    ];
+    Ok(crc32c(&pieces) == u32::from_le_bytes(stored))
+}
+
 /// Something on the disk contradicts the format or itself.
 pub(super) fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)

@@ -21,7 +21,7 @@ use self::attributes::{Attribute, Value};
 use self::inode::Inode;
 use self::superblock::{Superblock, incompat};
 use self::volume::Volume;
-use super::bytes::{corrupt, crc32c_from, ensure, le16, le32, read_disk};
+use super::bytes::{corrupt, crc32c_from, ensure, le16, le32, part, read_disk};
 use super::map::Map;
 use super::{Entry, FileTree, Kind, Node, expect};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +41,8 @@ const ROOT: u32 = 2;
 const MAX_TARGET: u64 = 4096;
 /// As long as the kernel lets a value of an attribute be.
 const MAX_VALUE: u32 = 64 << 10;
+/// As many groups as 64 TiB have with the smallest blocks.
+const MAX_GROUPS: u64 = 1 << 23;
 
 /// Whether `head`, the first bytes of a disk, are of this kind.
 pub(super) fn recognise(head: &[u8]) -> bool {
@@ -145,6 +147,11 @@ impl Ext4 {
             vec![0; usize::try_from(self.superblock.descriptor_size).unwrap_or_default()];
         self.volume
             .read(self.superblock.descriptor_at(group), &mut bytes)?;
+        self.check_descriptor(group, &bytes)?;
+        Ok(bytes)
+    }
+
+    fn check_descriptor(&self, group: u64, bytes: &[u8]) -> Result<()> {
         if let Some(seed) = self.superblock.seed {
             let number = u32::try_from(group).unwrap_or(u32::MAX).to_le_bytes();
             let (before, after) = (bytes.get(..0x1e), bytes.get(0x20..));
@@ -155,11 +162,43 @@ impl Ext4 {
                 after.unwrap_or_default(),
             ];
             let found = crc32c_from(seed, &pieces) & 0xffff;
-            ensure(found == u32::from(le16(&bytes, 0x1e)?), || {
+            ensure(found == u32::from(le16(bytes, 0x1e)?), || {
                 format!("the descriptor of group {group} has a wrong checksum")
             })?;
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// Blocks, or clusters of them, that are free by what the groups say. Each block of descriptors is read once.
+    fn free(&self) -> Result<u64> {
+        let superblock = &self.superblock;
+        let groups = superblock.groups();
+        ensure(groups <= MAX_GROUPS, || {
+            format!("it says that it has {groups} groups of blocks")
+        })?;
+        let size = superblock.block_size.max(1);
+        let mut block = vec![0; usize::try_from(size).unwrap_or_default()];
+        let (mut held, mut free) = (None, 0_u64);
+        for group in 0..groups {
+            let at = superblock.descriptor_at(group);
+            let within = at.checked_rem(size).unwrap_or_default();
+            let start = at.saturating_sub(within);
+            if held != Some(start) {
+                self.volume.read(start, &mut block)?;
+                held = Some(start);
+            }
+            let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+            let end = within.saturating_add(superblock.descriptor_size);
+            let descriptor = part(&block, place(within)..place(end))?;
+            self.check_descriptor(group, descriptor)?;
+            let low = u64::from(le16(descriptor, 0xc)?);
+            let high = match superblock.descriptor_size {
+                0..64 => 0,
+                _ => u64::from(le16(descriptor, 0x2c)?),
+            };
+            free = free.saturating_add(high << 16 | low);
+        }
+        Ok(free)
     }
 
     fn wide(&self, descriptor: &[u8], low: usize, high: usize) -> Result<u64> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::inode::{Inode, Layout};
 use self::replayed::Volume;
-use super::bytes::{be32, be64, bring, corrupt, crc32c, ensure, part, piece};
+use super::bytes::{be32, be64, bring, corrupt, ensure, has_checksum, part, piece};
 use super::map::Map;
 use super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, expect};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +38,7 @@ const SYMLINK: &[u8] = b"XSLM";
 const SYMLINK_HEADER: usize = 56;
 /// More groups than that are not gone through to count what is free.
 const MAX_GROUPS: u32 = 1 << 16;
+const GROUP_CHECKSUM_AT: usize = 216;
 
 /// Whether `head`, the first bytes of a disk, are of this kind.
 pub(super) fn recognise(head: &[u8]) -> bool {
@@ -189,15 +190,9 @@ impl Tree {
             self.volume.read(at, &mut extent)?;
             let bytes = match self.volume.superblock.v5 {
                 true => {
-                    let pieces = [
-                        part(&extent, 0..12)?,
-                        &[0; 4],
-                        part(&extent, 16..extent.len())?,
-                    ];
-                    let stored = u32::from_le_bytes(be32(&extent, 12)?.to_be_bytes());
                     ensure(
                         piece(&extent, 0, 4)? == SYMLINK
-                            && crc32c(&pieces) == stored
+                            && has_checksum(&extent, 12)?
                             && be64(&extent, 32)? == inode.number,
                         || "an extent of its target is damaged".into(),
                     )?;
@@ -223,7 +218,9 @@ impl Tree {
         let mut bytes = vec![0; usize::try_from(superblock.sector_size).unwrap_or_default()];
         self.volume.read(at, &mut bytes)?;
         ensure(
-            piece(&bytes, 0, 4)? == b"XAGF" && be32(&bytes, 8)? == group,
+            piece(&bytes, 0, 4)? == b"XAGF"
+                && be32(&bytes, 8)? == group
+                && (!superblock.v5 || has_checksum(&bytes, GROUP_CHECKSUM_AT)?),
             || format!("the header of group {group} is damaged"),
         )?;
         // Free ones, those kept for trees, and those in such trees.

@@ -23,6 +23,7 @@ use crate::program::is_root;
 use crate::trees::ImageFile;
 
 mod noticed;
+mod planted;
 
 /// Cases of each image.
 const CASES: u64 = 500;
@@ -360,4 +361,22 @@ fn a_name_of_an_inode_that_is_not_in_use_is_damage_and_hides_no_other() {
         walk.iter()
             .any(|found| found.path == b"/a/c" && found.file.is_ok())
     );
+}
+
+#[test]
+fn more_groups_than_there_can_be_are_damage_and_soon_told() {
+    let dir = tempfile::tempdir().unwrap();
+    made_by_debugfs(dir.path(), &[]);
+    let number_at = |at: u64, number: u32| (at..).zip(number.to_le_bytes());
+    let (blocks, per_group) = (number_at(1024 + 4, u32::MAX), number_at(1024 + 32, 8));
+    // Their descriptors end behind the disk, or there are too many to look at.
+    for changed in [blocks.clone().collect(), blocks.chain(per_group).collect()] {
+        let mut disk = Damaged::new(&dir.path().join("image"));
+        disk.changed = changed;
+        let disk = Arc::new(disk);
+        let told = open(Arc::<Damaged>::clone(&disk)).and_then(|tree| tree.facts().map(drop));
+        assert!(told.is_err());
+        let reads = disk.reads.load(Ordering::Relaxed);
+        assert!(reads < 3000, "{reads} reads of a disk of 2048 blocks");
+    }
 }

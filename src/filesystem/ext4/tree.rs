@@ -1,6 +1,6 @@
 //! What the trait asks of the files of one.
 
-use super::super::bytes::{bring, ensure, le16};
+use super::super::bytes::{bring, ensure};
 use super::super::{Entry, Extent, Facts, FileTree, Kind, Metadata, Node, expect};
 use super::{Contents, Ext4, MAX_TARGET, ROOT, attributes, refuse_encrypted};
 use crate::error::{Error, Result};
@@ -8,16 +8,7 @@ use crate::error::{Error, Result};
 impl FileTree for Ext4 {
     fn facts(&self) -> Result<Facts> {
         let superblock = &self.superblock;
-        let mut free = 0_u64;
-        for group in 0..superblock.groups() {
-            let descriptor = self.descriptor(group)?;
-            let low = u64::from(le16(&descriptor, 0xc)?);
-            let high = match superblock.descriptor_size {
-                0..64 => 0,
-                _ => u64::from(le16(&descriptor, 0x2c)?),
-            };
-            free = free.saturating_add(high << 16 | low);
-        }
+        let free = self.free()?;
         let overhead = match superblock.overhead_blocks() {
             Some(blocks) => blocks,
             None => superblock

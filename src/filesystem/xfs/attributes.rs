@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::bytes::{
-    be16, be32, be64, byte, corrupt, crc32c, ensure, part, piece, posix_acl,
+    be16, be32, be64, byte, corrupt, ensure, has_checksum, part, piece, posix_acl,
 };
 use super::super::map::Map;
 use super::inode::{Fork, Inode, Layout};
@@ -140,10 +140,8 @@ impl Tree<'_> {
             _ => return Err(corrupt(format!("block {number} of its attributes is none"))),
         };
         if v5 {
-            let pieces = [part(bytes, 0..12)?, &[0; 4], part(bytes, 16..bytes.len())?];
-            let stored = u32::from_le_bytes(be32(bytes, 12)?.to_be_bytes());
             ensure(
-                crc32c(&pieces) == stored && be64(bytes, 48)? == self.inode.number,
+                has_checksum(bytes, 12)? && be64(bytes, 48)? == self.inode.number,
                 || format!("block {number} of its attributes is damaged"),
             )?;
         }
@@ -227,14 +225,10 @@ impl Tree<'_> {
             let block = self.block(number)?;
             let bytes = match self.volume.superblock.v5 {
                 true => {
-                    let pieces = [
-                        part(&block, 0..12)?,
-                        &[0; 4],
-                        part(&block, 16..block.len())?,
-                    ];
-                    let stored = u32::from_le_bytes(be32(&block, 12)?.to_be_bytes());
                     ensure(
-                        be32(&block, 0)? == REMOTE && crc32c(&pieces) == stored,
+                        be32(&block, 0)? == REMOTE
+                            && has_checksum(&block, 12)?
+                            && be64(&block, 32)? == self.inode.number,
                         || format!("block {number} of its attributes is damaged"),
                     )?;
                     part(&block, REMOTE_HEADER..block.len())?

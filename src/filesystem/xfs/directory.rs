@@ -1,6 +1,6 @@
 //! The names in a directory: in the inode, or in blocks. What is past those, from 32 GiB on, is an index of hashes.
 
-use super::super::bytes::{be16, be32, be64, byte, corrupt, crc32c, ensure, is_name, part, piece};
+use super::super::bytes::{be16, be32, be64, byte, corrupt, ensure, has_checksum, is_name, piece};
 use super::super::{Entry, Node};
 use super::superblock::Superblock;
 use crate::error::Result;
@@ -48,9 +48,7 @@ pub(super) fn block(
         _ => return Err(corrupt("it holds no names")),
     };
     if superblock.v5 {
-        let pieces = [part(bytes, 0..4)?, &[0; 4], part(bytes, 8..bytes.len())?];
-        let stored = u32::from_le_bytes(be32(bytes, 4)?.to_be_bytes());
-        ensure(crc32c(&pieces) == stored, || "its checksum is wrong".into())?;
+        ensure(has_checksum(bytes, 4)?, || "its checksum is wrong".into())?;
         ensure(be64(bytes, 40)? == inode, || {
             "it is of another directory".into()
         })?;

@@ -1,7 +1,7 @@
 //! One inode: its fields, checked against its checksum, and its two forks, of contents and of attributes.
 
 use super::super::bytes::{
-    be16, be32, be64, byte, corrupt, crc32c, ensure, kind, part, piece, time,
+    be16, be32, be64, byte, corrupt, ensure, has_checksum, kind, part, piece, time,
 };
 use super::super::{Kind, Metadata};
 use super::superblock::Superblock;
@@ -58,14 +58,9 @@ impl Inode {
         })?;
         let mut flags2 = 0;
         if v3 {
-            let after = CHECKSUM_AT.saturating_add(4);
-            let pieces = [
-                part(&raw, 0..CHECKSUM_AT)?,
-                &[0; 4],
-                part(&raw, after..raw.len())?,
-            ];
-            let stored = u32::from_le_bytes(be32(&raw, CHECKSUM_AT)?.to_be_bytes());
-            ensure(crc32c(&pieces) == stored, || "its checksum is wrong".into())?;
+            ensure(has_checksum(&raw, CHECKSUM_AT)?, || {
+                "its checksum is wrong".into()
+            })?;
             ensure(be64(&raw, 152)? == number, || {
                 "it says that it is another".into()
             })?;

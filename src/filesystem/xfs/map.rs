@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::super::bytes::{be16, be32, be64, corrupt, crc32c, ensure, part, piece};
+use super::super::bytes::{be16, be32, be64, corrupt, ensure, has_checksum, part, piece};
 use super::super::map::{Map, Run};
 use super::inode::{Fork, Inode, Layout};
 use super::replayed::Volume;
@@ -98,14 +98,8 @@ impl Reader<'_> {
         let damaged = || format!("block {number:#x} of its map is damaged");
         let header = match (be32(&bytes, 0)?, superblock.v5) {
             (MAGIC_V5, true) => {
-                let pieces = [
-                    part(&bytes, 0..64)?,
-                    &[0; 4],
-                    part(&bytes, 68..bytes.len())?,
-                ];
-                let stored = u32::from_le_bytes(be32(&bytes, 64)?.to_be_bytes());
                 ensure(
-                    crc32c(&pieces) == stored && be64(&bytes, 56)? == self.inode.number,
+                    has_checksum(&bytes, 64)? && be64(&bytes, 56)? == self.inode.number,
                     damaged,
                 )?;
                 HEADER_V5

@@ -107,6 +107,7 @@ impl Superblock {
         ensure(
             group < u64::from(self.groups)
                 && within < self.group_blocks
+                && within.saturating_add(len) <= self.group_blocks
                 && first.saturating_add(len) <= self.blocks,
             || format!("block {number:#x} is spoken of, and lies outside"),
         )?;

@@ -27,12 +27,12 @@ fn told(tree: &dyn FileTree, targets: bool) -> BTreeMap<Vec<u8>, Option<String>>
         };
         Ok(format!("{node:?} {metadata:?} {xattrs:?} {rest}"))
     };
-    Walk::new(tree, b"/", tree.root())
-        .map(|found| {
-            let told = found.file.and_then(|(node, _)| tell(node));
-            (found.path, told.ok())
-        })
-        .collect()
+    let facts = tree.facts().map(|facts| format!("{facts:?}"));
+    let files = Walk::new(tree, b"/", tree.root()).map(|found| {
+        let told = found.file.and_then(|(node, _)| tell(node));
+        (found.path, told.ok())
+    });
+    files.chain([(b"".to_vec(), facts.ok())]).collect()
 }
 
 /// So many bits flip, each in a case of its own.
