@@ -35,7 +35,7 @@ fn number(printed: &str, name: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).unwrap()
 }
 
-/// A copy of the fixture, changed by `commands`, and what becomes of `look`; nothing where it cannot be made.
+/// What becomes of `look` at a copy of the fixture that `commands` changed; nothing where it cannot be made.
 fn planted<T>(
     commands: &[&str],
     look: impl FnOnce(&dyn FileTree) -> Result<T>,
@@ -50,10 +50,12 @@ fn planted<T>(
         .args([&fixture(KIND).image, &image])
         .status();
     assert!(copied.unwrap().success());
-    if !commands.is_empty() {
-        xfs_db(&image, commands);
-    }
-    Some(open(ImageFile::open(&image)).and_then(|tree| look(&*tree)))
+    xfs_db(&image, commands);
+    Some(looked_at(&image, look))
+}
+
+fn looked_at<T>(image: &Path, look: impl FnOnce(&dyn FileTree) -> Result<T>) -> Result<T> {
+    open(ImageFile::open(image)).and_then(|tree| look(&*tree))
 }
 
 fn at(tree: &dyn FileTree, path: &str) -> Result<Node> {
@@ -74,9 +76,9 @@ fn names(path: &str) -> impl Fn(&dyn FileTree) -> Result<()> {
 
 /// It is told as damage, in these words, and was none before.
 fn is_damage<T>(commands: &[&str], look: impl Fn(&dyn FileTree) -> Result<T>, words: &str) {
-    if let Some(before) = planted(&[], &look) {
-        assert!(before.is_ok(), "{words}");
-        let e = planted(commands, &look).unwrap().err();
+    if let Some(told) = planted(commands, &look) {
+        assert!(looked_at(&fixture(KIND).image, look).is_ok(), "{words}");
+        let e = told.err();
         let e = e.unwrap_or_else(|| panic!("nobody noticed: {words}"));
         assert_eq!(e.kind(), ErrorKind::Corrupt);
         assert!(format!("{e:#}").contains(words), "{e:#}");
