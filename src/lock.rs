@@ -34,7 +34,11 @@ pub fn take(path: &Path, patience: Duration) -> Result<Option<File>> {
             Ok(()) => {}
             Err(TryLockError::Error(e)) => return Err(cannot(e)),
             Err(TryLockError::WouldBlock) if begin.elapsed() >= patience => return Ok(None),
-            Err(TryLockError::WouldBlock) => thread::sleep(RETRY),
+            Err(TryLockError::WouldBlock) => {
+                // Who asks who has it looks for those that have it open.
+                drop(file);
+                thread::sleep(RETRY);
+            }
         }
     }
 }
@@ -80,6 +84,34 @@ mod tests {
         drop(taken);
         assert!(!is_taken(&path).unwrap());
         assert!(take(&path, Duration::ZERO).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_waits_is_not_taken_for_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let open = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let files = links.filter_map(|link| fs::read_link(link.path()).ok());
+            files.filter(|file| *file == path).count()
+        };
+        let taken = take(&path, Duration::ZERO).unwrap().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| take(&path, Duration::from_secs(60)).unwrap().unwrap());
+            // It has it open for the moment of each try.
+            let seen: Vec<usize> = (0..20)
+                .map(|_| {
+                    thread::sleep(RETRY / 4);
+                    open()
+                })
+                .collect();
+            assert!(
+                seen.iter().filter(|count| **count == 1).count() > 10,
+                "{seen:?}"
+            );
+            drop(taken);
+            waiting.join().unwrap();
+        });
     }
 
     #[test]
