@@ -24,12 +24,7 @@ mod gpt;
 mod mbr;
 mod slice;
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#[allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 mod testing;
 
 pub use self::slice::Slice;
@@ -166,12 +161,7 @@ fn within_disk(
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#[allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 mod tests {
     use std::sync::LazyLock;
 

@@ -204,10 +204,5 @@ fn printable(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#[allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 mod tests;

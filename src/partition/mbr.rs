@@ -268,10 +268,5 @@ fn is_file_system(sector: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
-)]
+#[allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 mod tests;

@@ -111,7 +111,7 @@ impl<D: WriteAt + ?Sized> WriteAt for Slice<D> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::as_conversions)]
+#[allow(clippy::as_conversions)]
 mod tests {
     use super::super::testing::Disk;
     use super::*;
